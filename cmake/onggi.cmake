@@ -1,0 +1,77 @@
+# Settings shared by every target, and the two functions with which folders declare themselves.
+
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+if(NOT CMAKE_BUILD_TYPE)
+  set(CMAKE_BUILD_TYPE Release)
+endif()
+# -O2 with vectorisation: hot kernels choose their own instruction set at run time, so nothing here may ask
+# for more than the x86-64 baseline.
+set(CMAKE_CXX_FLAGS_RELEASE "-O2 -ftree-vectorize -DNDEBUG")
+add_compile_options(-Wall -Wextra -Werror -fno-math-errno)
+if(ONGGI_SANITIZE)
+  add_compile_options(-fsanitize=${ONGGI_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  add_link_options(-fsanitize=${ONGGI_SANITIZE})
+endif()
+if(ONGGI_FUZZ)
+  # Coverage for the parsers; each target then adds libFuzzer's main.
+  add_compile_options(-fsanitize=fuzzer-no-link)
+endif()
+
+find_program(CCACHE ccache)
+if(CCACHE)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${CCACHE})
+endif()
+
+find_package(Threads REQUIRED)
+find_package(fmt REQUIRED)
+find_package(spdlog REQUIRED)
+
+# onggi_library(NAME [LINKS targets...])
+#
+# Declares the library of the current folder from all its .cc files. LINKS are exactly the folders and outside
+# libraries that it may include (DESIGN: "who may include whom"; tools/check_layers tests the includes).
+function(onggi_library name)
+  cmake_parse_arguments(ARG "" "" "LINKS" ${ARGN})
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cc)
+  if(NOT sources)
+    add_library(onggi_${name} INTERFACE)
+    target_include_directories(onggi_${name} INTERFACE ${CMAKE_SOURCE_DIR}/src)
+    target_link_libraries(onggi_${name} INTERFACE ${ARG_LINKS})
+    return()
+  endif()
+  add_library(onggi_${name} STATIC ${sources})
+  target_include_directories(onggi_${name} PUBLIC ${CMAKE_SOURCE_DIR}/src)
+  target_link_libraries(onggi_${name} PUBLIC ${ARG_LINKS})
+endfunction()
+
+# onggi_tests(NAME [LINKS targets...])
+#
+# Builds all *_test.cc of the current folder into one GoogleTest program, test_NAME, run by CTest with the
+# repository root as the working folder.
+function(onggi_tests name)
+  cmake_parse_arguments(ARG "" "" "LINKS" ${ARGN})
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*_test.cc)
+  if(NOT sources)
+    return()
+  endif()
+  add_executable(test_${name} ${sources})
+  target_include_directories(test_${name} PRIVATE ${CMAKE_SOURCE_DIR})
+  target_link_libraries(test_${name} PRIVATE ${ARG_LINKS} GTest::gtest_main GTest::gmock)
+  add_test(NAME ${name} COMMAND test_${name} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+endfunction()
+
+# onggi_fuzz(NAME SOURCE [LINKS targets...])
+#
+# A libFuzzer target, fuzz_NAME; built by the fuzz preset only.
+function(onggi_fuzz name source)
+  if(NOT ONGGI_FUZZ)
+    return()
+  endif()
+  cmake_parse_arguments(ARG "" "" "LINKS" ${ARGN})
+  add_executable(fuzz_${name} ${source})
+  target_link_libraries(fuzz_${name} PRIVATE ${ARG_LINKS})
+  target_link_options(fuzz_${name} PRIVATE -fsanitize=fuzzer)
+endfunction()
