@@ -14,7 +14,7 @@ namespace onggi {
 // allocate. What a region holds lasts until the next op of that thread.
 class Scratch {
  public:
-  explicit Scratch(int threads) : regions_(static_cast<size_t>(threads)) {}
+  explicit Scratch(int threads) : regions_(static_cast<size_t>(threads) + 1) {}
   // At least `bytes`, aligned to 64. Not initialised.
   std::byte* get(int thread, size_t bytes);
   // All bytes held, for the memory plan.
