@@ -1,0 +1,81 @@
+// A model in memory: its configuration, its weights in whatever dtype they were loaded, and an adapter, if
+// any. The same object is trained on, validated and served; only the weights differ.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/threads.h"
+#include "kernels/table.h"
+#include "model/config.h"
+#include "model/lora.h"
+
+namespace onggi {
+
+// The weights of one transformer block. Norm weights are f32 whatever the file has.
+struct LayerWeights {
+  const float* attention_norm;  // f32 [C]
+  WeightView query;             // [Hq D, C]
+  WeightView key;               // [Hkv D, C]
+  WeightView value;             // [Hkv D, C]
+  WeightView output;            // [C, Hq D]
+  const float* query_norm;      // f32 [D]; null: the architecture has none
+  const float* key_norm;        // f32 [D]; null likewise
+  const float* ffn_norm;        // f32 [C]
+  WeightView gate;              // [F, C]
+  WeightView up;                // [F, C]
+  WeightView down;              // [C, F]
+
+  const WeightView& linear(TensorRole role) const;  // kQuery ... kDown
+};
+
+class ModelStorage;  // owns maps and buffers (model.cc)
+
+struct Model {
+  ModelConfig config;
+  WeightView embedding;               // [V, C]
+  WeightView lm_head;                 // [V, C]; the embedding itself when tied
+  const float* final_norm = nullptr;  // f32 [C]
+  std::vector<LayerWeights> layers;   // L
+  std::optional<LoraParameters> adapter;
+  std::shared_ptr<ModelStorage> storage;
+  std::string source;         // the path that it was loaded from
+  uint64_t weight_bytes = 0;  // of all weights as they are in memory
+  uint64_t parameters = 0;    // element count of all weights
+
+  LoraView lora(TensorRole role, int64_t layer) const {
+    return adapter ? adapter->view(role, layer) : LoraView{};
+  }
+};
+
+enum class LoadQuantization {
+  kAsStored,  // weights stay memory-mapped in the dtype of the file
+  kNf4,       // the seven projections of each block become NF4 while they are read, one tensor at a time
+};
+
+struct LoadOptions {
+  LoadQuantization quantization = LoadQuantization::kAsStored;
+  std::optional<std::filesystem::path> adapter;  // a PEFT adapter folder
+};
+
+// Loads an HF folder (config.json + safetensors) or a GGUF file. Never holds a second copy of the model: NF4
+// takes one tensor's fp32 rows at a time. Throws InputError for what is missing, misshapen or not supported.
+std::shared_ptr<Model> load_model(const std::filesystem::path& path, const LoadOptions& options,
+                                  ThreadPool& threads);
+
+// A model of this shape with random weights of a dtype (benchmarks, tests): normal with deviation 0.02.
+enum class RandomBody { kBF16, kNf4, kQ4_K_M, kQ8_0 };
+std::shared_ptr<Model> random_model(const ModelConfig& config, RandomBody body, uint64_t seed,
+                                    ThreadPool& threads);
+
+// Everything that computes needs besides the model.
+struct Compute {
+  const OpTable& ops;
+  OpContext context;
+  Precision precision = Precision::kFast;
+};
+
+}  // namespace onggi
