@@ -1,0 +1,21 @@
+// Reading a WeightView of any dtype as f32: the plain definition of what a weight's values are.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/ops/linear.h"
+
+namespace onggi {
+
+// Whether decode_weight knows the dtype: f32, f16, bf16, nf4 and the block types.
+bool is_weight_dtype(DType dtype);
+
+// Bytes of one row of the weight's data.
+int64_t weight_row_bytes(const WeightView& weight);
+
+// Elements [column, column + count) of row `row` as f32. For block types `column` and `count` are multiples
+// of the block's elements; for kNF4 `column` is even. NF4 values are rounded to bf16, as bitsandbytes hands
+// them to every product, whatever its precision. InternalError for other dtypes.
+void decode_weight(const WeightView& weight, int64_t row, int64_t column, int64_t count, float* out);
+
+}  // namespace onggi

@@ -1,0 +1,42 @@
+// The scalar oracle. Every function implements the contract of its Args struct (kernels/ops/*.h) in plain
+// loops, one thread, fp32 inputs and fp64 accumulation, whatever the requested precision: the fast kernels
+// and the golden tests are compared with these.
+#pragma once
+
+#include "kernels/ops/attention.h"
+#include "kernels/ops/block.h"
+#include "kernels/ops/linear.h"
+#include "kernels/ops/training.h"
+
+namespace onggi::ref {
+
+// linear.cc
+void embedding(const OpContext& context, const EmbeddingArgs& args);
+void linear(const OpContext& context, const LinearArgs& args);
+void linear_backward(const OpContext& context, const LinearBackwardArgs& args);
+void gemm(const OpContext& context, const GemmArgs& args);
+
+// block.cc
+void dropout(const OpContext& context, const DropoutArgs& args);
+void swiglu(const OpContext& context, const SwiGluArgs& args);
+void swiglu_backward(const OpContext& context, const SwiGluBackwardArgs& args);
+void add(const OpContext& context, const AddArgs& args);
+
+// norm.cc
+void rms_norm(const OpContext& context, const RmsNormArgs& args);
+void rms_norm_backward(const OpContext& context, const RmsNormBackwardArgs& args);
+void head_norm_rope(const OpContext& context, const HeadNormRopeArgs& args);
+void head_norm_rope_backward(const OpContext& context, const HeadNormRopeBackwardArgs& args);
+
+// attention.cc
+void attention(const OpContext& context, const AttentionArgs& args);
+void attention_backward(const OpContext& context, const AttentionBackwardArgs& args);
+void kv_store(const OpContext& context, const KvStoreArgs& args);
+void cached_attention(const OpContext& context, const CachedAttentionArgs& args);
+
+// training.cc
+void cross_entropy(const OpContext& context, const CrossEntropyArgs& args);
+void sum_of_squares(const OpContext& context, const SumOfSquaresArgs& args);
+void adamw(const OpContext& context, const AdamWArgs& args);
+
+}  // namespace onggi::ref
