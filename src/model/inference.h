@@ -79,8 +79,8 @@ class InferenceBuffers {
 // Runs the new tokens of all sequences through the model in one pass, appends them to the cache (sequence
 // lengths advance), and returns the logits, f32 [rows, V], in the order of the inputs: one row for kLast, all
 // rows for kAll. The memory is the buffers'; it lasts until the next call.
-const float* infer(const Model& model, const Compute& compute, std::span<const SequenceInput> inputs,
-                   InferenceBuffers& buffers);
+const float* infer(const Model& model, const Compute& compute, KvCache& cache,
+                   std::span<const SequenceInput> inputs, InferenceBuffers& buffers);
 
 // Rows of logits that infer() returns for these inputs.
 int64_t logit_rows(std::span<const SequenceInput> inputs);

@@ -29,7 +29,7 @@ struct LoraEntry {
 
 class LoraParameters {
  public:
-  // Zero pairs on the given roles of every layer. target roles are linear roles (kQuery ... kDown).
+  // Zero pairs on the given roles of every layer. target roles are linear roles (kQ ... kDown).
   LoraParameters(const ModelConfig& config, const std::vector<TensorRole>& targets, int64_t rank,
                  double alpha);
 
@@ -63,6 +63,7 @@ struct AdapterInfo {
   double dropout = 0;
   std::string base_model_name;
 };
-void save_adapter(const LoraParameters& parameters, const AdapterInfo& info, const std::string& folder);
+void save_adapter(const LoraParameters& parameters, const ModelConfig& config, const AdapterInfo& info,
+                  const std::string& folder);
 
 }  // namespace onggi

@@ -29,7 +29,7 @@ struct LayerWeights {
   WeightView up;                // [F, C]
   WeightView down;              // [C, F]
 
-  const WeightView& linear(TensorRole role) const;  // kQuery ... kDown
+  const WeightView& linear(TensorRole role) const;  // kQ ... kDown
 };
 
 class ModelStorage;  // owns maps and buffers (model.cc)
