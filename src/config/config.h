@@ -220,7 +220,8 @@ Config load_config(const std::optional<std::filesystem::path>& file,
 Config parse_config(std::string_view toml, const std::string& source_name,
                     const std::vector<std::string>& overrides = {});
 
-// The whole configuration as TOML, without and with a comment per key, and as a JSON object.
+// The whole configuration as TOML, without and with a comment per key, and as a JSON object (for manifests
+// and reports: API keys appear as "***").
 std::string to_toml(const Config& config);
 std::string to_commented_toml(const Config& config);
 std::string to_json(const Config& config);
