@@ -40,16 +40,16 @@ enum class SampleOrder { kShuffled, kSequential };
 
 // Gives out sample indices for ever, each once per epoch. The order of an epoch depends on (seed, epoch)
 // alone.
-class Sampler {
+class EpochSampler {
  public:
   // count > 0.
-  Sampler(size_t count, uint64_t seed, SampleOrder order = SampleOrder::kShuffled, DataCursor start = {});
+  EpochSampler(size_t count, uint64_t seed, SampleOrder order = SampleOrder::kShuffled, DataCursor start = {});
 
   // The next index, across the ends of epochs.
   uint32_t next();
   // The next n indices.
   std::vector<uint32_t> next(size_t n);
-  // Where to go on: Sampler(count, seed, order, cursor()) continues with the same indices.
+  // Where to go on: EpochSampler(count, seed, order, cursor()) continues with the same indices.
   DataCursor cursor() const { return cursor_; }
 
   // The whole order of one epoch, [count].
