@@ -4,14 +4,30 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cmath>
-#include <exception>
 #include <fstream>
 #include <string>
+#include <utility>
 
 #include "base/error.h"
 
 namespace onggi {
+namespace {
+
+// Longer than the serial work between two ops of a decode step, shorter than anybody notices on an idle
+// machine.
+constexpr std::chrono::microseconds kPollTime{50};
+
+inline void pause_cpu() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#else
+  std::this_thread::yield();
+#endif
+}
+
+}  // namespace
 
 int available_cpus() {
   cpu_set_t set;
@@ -28,65 +44,102 @@ int available_cpus() {
 
 ThreadPool::ThreadPool(int threads) {
   if (threads <= 0) threads = available_cpus();
+  polls_ = threads <= available_cpus();
   for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { worker(i); });
 }
 
 ThreadPool::~ThreadPool() {
-  {
-    std::lock_guard lock(mutex_);
-    stopping_ = true;
-  }
-  wake_.notify_all();
+  stopping_ = true;
+  publish();
   for (auto& thread : workers_) thread.join();
+}
+
+// Whether done() came true within the time for polling.
+template <typename Done>
+bool ThreadPool::poll(const Done& done) const {
+  if (done()) return true;
+  if (!polls_) return false;
+  const auto deadline = std::chrono::steady_clock::now() + kPollTime;
+  do {
+    for (int i = 0; i < 16; ++i) {
+      pause_cpu();
+      if (done()) return true;
+    }
+  } while (std::chrono::steady_clock::now() < deadline);
+  return false;
+}
+
+// The two flags "I sleep" (sleepers_, caller_sleeps_) and the two conditions that sleepers wait for
+// (generation_, running_) are sequentially consistent: whoever goes to sleep raises the flag and then looks
+// at the condition; whoever makes the condition true does so and then looks at the flag. One of the two sees
+// the other, so no wake-up is lost, and nobody takes the mutex while the others poll.
+
+void ThreadPool::publish() {
+  generation_.fetch_add(1);
+  if (sleepers_.load() == 0) return;
+  { std::lock_guard lock(mutex_); }  // a sleeper between its look and its wait holds the mutex
+  wake_.notify_all();
+}
+
+void ThreadPool::await_next(uint64_t seen) {
+  const auto next = [&] { return generation_.load() != seen; };
+  if (poll(next)) return;
+  std::unique_lock lock(mutex_);
+  sleepers_.fetch_add(1);
+  wake_.wait(lock, next);
+  sleepers_.fetch_sub(1);
+}
+
+void ThreadPool::finish_one() {
+  if (running_.fetch_sub(1) != 1 || !caller_sleeps_.load()) return;
+  { std::lock_guard lock(mutex_); }
+  done_.notify_one();
+}
+
+void ThreadPool::await_workers() {
+  const auto finished = [&] { return running_.load() == 0; };
+  if (poll(finished)) return;
+  std::unique_lock lock(mutex_);
+  caller_sleeps_ = true;
+  done_.wait(lock, finished);
+  caller_sleeps_ = false;
+}
+
+void ThreadPool::call(const Job& job, int thread) {
+  try {
+    job.call(job.body, thread);
+  } catch (...) {
+    std::lock_guard lock(mutex_);
+    if (!error_) error_ = std::current_exception();
+  }
 }
 
 void ThreadPool::worker(int index) {
   uint64_t seen = 0;
   for (;;) {
-    const std::function<void(int)>* job = nullptr;
-    {
-      std::unique_lock lock(mutex_);
-      wake_.wait(lock, [&] { return stopping_ || generation_ != seen; });
-      if (stopping_) return;
-      seen = generation_;
-      job = job_;
-    }
-    (*job)(index);
-    {
-      std::lock_guard lock(mutex_);
-      if (--running_ == 0) done_.notify_one();
-    }
+    await_next(seen);
+    if (stopping_) return;
+    ++seen;  // the next loop starts only after this thread finished the present one
+    call(job_, index);
+    finish_one();
   }
 }
 
-void ThreadPool::run(const std::function<void(int)>& job) {
-  std::exception_ptr error;
-  std::mutex error_mutex;
-  const std::function<void(int)> guarded = [&](int index) {
-    try {
-      job(index);
-    } catch (...) {
-      std::lock_guard lock(error_mutex);
-      if (!error) error = std::current_exception();
-    }
-  };
-  {
-    std::lock_guard lock(mutex_);
-    ONGGI_CHECK(running_ == 0, "loops of one pool may not be nested or shared between threads");
-    job_ = &guarded;
-    running_ = static_cast<int>(workers_.size());
-    ++generation_;
-  }
-  wake_.notify_all();
-  guarded(0);
-  {
-    std::unique_lock lock(mutex_);
-    done_.wait(lock, [&] { return running_ == 0; });
-  }
+void ThreadPool::run_job(Job job) {
+  ONGGI_CHECK(!busy_.exchange(true, std::memory_order_acquire),
+              "loops of one pool may not be nested or shared between threads");
+  job_ = job;
+  running_ = static_cast<int>(workers_.size());
+  publish();
+  call(job, 0);
+  await_workers();
+  const std::exception_ptr error = std::exchange(error_, nullptr);
+  busy_.store(false, std::memory_order_release);
   if (error) std::rethrow_exception(error);
 }
 
-void ThreadPool::parallel_for(int64_t n, int64_t grain, const std::function<void(int64_t, int64_t, int)>& body) {
+void ThreadPool::parallel_for(int64_t n, int64_t grain,
+                              const std::function<void(int64_t, int64_t, int)>& body) {
   if (n <= 0) return;
   const int64_t parts = size();
   const int64_t units = (n + grain - 1) / grain;
@@ -95,10 +148,11 @@ void ThreadPool::parallel_for(int64_t n, int64_t grain, const std::function<void
     body(0, n, 0);
     return;
   }
-  run([&](int index) {
+  auto part = [&](int index) {
     const int64_t begin = bound(index), end = bound(index + 1);
     if (begin < end) body(begin, end, index);
-  });
+  };
+  run(part);
 }
 
 void ThreadPool::parallel_items(int64_t n, const std::function<void(int64_t, int)>& body) {
@@ -108,9 +162,10 @@ void ThreadPool::parallel_items(int64_t n, const std::function<void(int64_t, int
     return;
   }
   std::atomic<int64_t> next{0};
-  run([&](int index) {
+  auto items = [&](int index) {
     for (int64_t i = next++; i < n; i = next++) body(i, index);
-  });
+  };
+  run(items);
 }
 
 }  // namespace onggi
