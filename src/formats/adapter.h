@@ -18,7 +18,7 @@ enum class LoraScaling {
   kAlphaOverSqrtR,  // alpha / sqrt(r): PEFT's use_rslora
 };
 
-struct LoraConfig {
+struct AdapterConfig {
   int r = 16;
   double alpha = 16;
   double dropout = 0;
@@ -33,9 +33,9 @@ struct LoraConfig {
 
 // Throws InputError for another kind of adapter and for what Onggi does not compute (DoRA, modules_to_save,
 // biases, ranks that differ by module, ...), naming the key.
-LoraConfig parse_adapter_config(std::string_view json, const std::string& source);
+AdapterConfig parse_adapter_config(std::string_view json, const std::string& source);
 // The text of adapter_config.json with the fields that PEFT 0.21 writes.
-std::string adapter_config_json(const LoraConfig& config);
+std::string adapter_config_json(const AdapterConfig& config);
 
 // "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight" of "model.layers.0.self_attn.q_proj".
 std::string lora_a_name(const std::string& module);
@@ -46,7 +46,7 @@ class AdapterReader {
   // Checks that each module has A [R, K] and B [N, R] of a float type with R = config().r. Throws InputError.
   explicit AdapterReader(const fs::path& folder);
 
-  const LoraConfig& config() const { return config_; }
+  const AdapterConfig& config() const { return config_; }
   const SafetensorsReader& tensors() const { return tensors_; }
   // "model.layers.0.mlp.down_proj", ..., in the order of the file.
   const std::vector<std::string>& modules() const { return modules_; }
@@ -55,7 +55,7 @@ class AdapterReader {
   TensorView b(const std::string& module) const;  // [N, R]
 
  private:
-  LoraConfig config_;
+  AdapterConfig config_;
   SafetensorsReader tensors_;
   std::vector<std::string> modules_;
 };
@@ -68,6 +68,6 @@ struct LoraTensors {
 };
 
 // Writes both files, adapter_config.json last. Tensors are sorted by name as PEFT's are.
-void write_adapter(const fs::path& folder, const LoraConfig& config, std::vector<LoraTensors> modules);
+void write_adapter(const fs::path& folder, const AdapterConfig& config, std::vector<LoraTensors> modules);
 
 }  // namespace onggi

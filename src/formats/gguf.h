@@ -9,7 +9,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -19,6 +18,7 @@
 #include <vector>
 
 #include "formats/mapped_tensors.h"
+#include "formats/tensor_sequence.h"
 
 namespace onggi {
 
@@ -82,19 +82,17 @@ class GgufWriter {
  public:
   // Every dtype must have a ggml type (checked).
   GgufWriter(const fs::path& path, const std::vector<GgufEntry>& metadata, std::vector<TensorSpec> tensors);
-  ~GgufWriter();
 
   // Appends bytes of tensor `name`; a tensor may come in several pieces, but only after all before it are
   // whole.
   void write(std::string_view name, const void* data, size_t bytes);
   // Checks that everything was written and puts the file in place.
   void commit();
-  uint64_t size() const;
+  uint64_t size() const { return file_.size(); }
 
  private:
-  class Sequence;
-  std::unique_ptr<AtomicFile> file_;
-  std::unique_ptr<Sequence> sequence_;
+  AtomicFile file_;
+  TensorSequence sequence_;
 };
 
 }  // namespace onggi

@@ -8,13 +8,13 @@
 
 #include <cstddef>
 #include <map>
-#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "formats/mapped_tensors.h"
+#include "formats/tensor_sequence.h"
 
 namespace onggi {
 
@@ -61,7 +61,6 @@ class SafetensorsWriter {
   // Wider element types should be declared first, so that all data is aligned (checked).
   SafetensorsWriter(const fs::path& path, std::vector<TensorSpec> tensors,
                     const SafetensorsMetadata& metadata = {{"format", "pt"}});
-  ~SafetensorsWriter();
 
   // Appends bytes of tensor `name`; a tensor may come in several pieces, but only after all before it are
   // whole.
@@ -70,9 +69,8 @@ class SafetensorsWriter {
   void commit();
 
  private:
-  class Sequence;
-  std::unique_ptr<AtomicFile> file_;
-  std::unique_ptr<Sequence> sequence_;
+  AtomicFile file_;
+  TensorSequence sequence_;
 };
 
 struct ShardPlan {
