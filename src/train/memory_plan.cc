@@ -1,0 +1,86 @@
+#include "train/memory_plan.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "base/text.h"
+
+namespace onggi {
+namespace {
+
+constexpr double kMiB = 1024.0 * 1024.0;
+
+// Tiles of dequantised weights and activations rounded to bf16, per thread and shared
+// (kernels/ops/context.h).
+uint64_t scratch_bytes(const TrainingNeeds& needs, int64_t tokens) {
+  const ModelConfig& c = needs.model;
+  const auto widest = static_cast<uint64_t>(std::max({c.hidden_size, c.q_size(), c.intermediate_size}));
+  const uint64_t tile_rows = 512;
+  return static_cast<uint64_t>(needs.threads) * tile_rows * widest * sizeof(float) +
+         static_cast<uint64_t>(tokens) * widest * sizeof(float);
+}
+
+TrainingPlan plan_for(const TrainingNeeds& needs, int64_t tokens, ActivationPolicy policy) {
+  TrainingPlan plan;
+  plan.policy = policy;
+  plan.tokens_per_pass = tokens;
+  plan.items = {
+      {text("base weights"), needs.weight_bytes},
+      {text("LoRA weights, gradients and AdamW state"), needs.lora_parameters * 4 * sizeof(float)},
+      {policy == ActivationPolicy::kKeepAll ? text("activations, all kept")
+                                            : text("activations, blocks recomputed"),
+       TrainingMemory::bytes(needs.model, needs.rank, tokens, policy)},
+      {text("working memory of kernels"), scratch_bytes(needs, tokens)},
+  };
+  for (const MemoryItem& item : plan.items) plan.total_bytes += item.bytes;
+  return plan;
+}
+
+}  // namespace
+
+std::string TrainingPlan::to_text() const {
+  std::string out;
+  for (const MemoryItem& item : items)
+    out += fmt::format("{:>10.1f} MiB  {}\n", static_cast<double>(item.bytes) / kMiB, item.name);
+  return out + fmt::format("{:>10.1f} MiB  {}\n", static_cast<double>(total_bytes) / kMiB,
+                           text("in all, passes of at most {} tokens", tokens_per_pass));
+}
+
+TrainingPlan plan_training(const Config& config, const TrainingNeeds& needs) {
+  const int64_t longest = std::max<int64_t>(needs.longest_sample, 1);
+  int64_t tokens = longest * config.training.per_device_train_batch_size;
+  if (config.training.packing)
+    tokens = std::min(longest * needs.samples_per_step, std::max(config.max_seq_length, longest));
+  using Checkpointing = TrainingConfig::Checkpointing;
+  std::vector<ActivationPolicy> policies;
+  if (config.training.gradient_checkpointing != Checkpointing::kOn)
+    policies.push_back(ActivationPolicy::kKeepAll);
+  if (config.training.gradient_checkpointing != Checkpointing::kOff)
+    policies.push_back(ActivationPolicy::kRecomputeBlocks);
+  TrainingPlan smallest;
+  for (ActivationPolicy policy : policies) {
+    for (int64_t t = tokens;; t = std::max(longest, t / 2)) {
+      smallest = plan_for(needs, t, policy);
+      if (smallest.total_bytes <= needs.budget_bytes) return smallest;
+      if (t == longest) break;
+    }
+  }
+  // Would a shorter cut of the samples do?
+  for (int64_t t = longest / 2; t >= 64; t /= 2) {
+    const TrainingPlan shorter = plan_for(needs, t, ActivationPolicy::kRecomputeBlocks);
+    if (shorter.total_bytes <= needs.budget_bytes)
+      throw MachineError(text(
+          "training needs {:.0f} MiB and {:.0f} MiB may be used: set cutoff_len = {} and "
+          "gradient_checkpointing = \"on\", "
+          "which need {:.0f} MiB",
+          static_cast<double>(smallest.total_bytes) / kMiB, static_cast<double>(needs.budget_bytes) / kMiB, t,
+          static_cast<double>(shorter.total_bytes) / kMiB));
+  }
+  throw MachineError(
+      text("training needs {:.0f} MiB and {:.0f} MiB may be used: take a smaller model or a machine with "
+           "more memory; the base weights alone are {:.0f} MiB",
+           static_cast<double>(smallest.total_bytes) / kMiB, static_cast<double>(needs.budget_bytes) / kMiB,
+           static_cast<double>(needs.weight_bytes) / kMiB));
+}
+
+}  // namespace onggi
