@@ -52,7 +52,9 @@ struct GenerationTimings {  // seconds
 
 struct GenerationResult {
   FinishReason reason = FinishReason::kStop;
-  std::string error;        // a sentence for people; kError only
+  std::string error;  // a sentence for people; kError only
+  // What kind of error: kInput (the request), kWorkFailed (a deadline, numbers), kMachine (memory).
+  ExitCode error_code = ExitCode::kDone;
   std::string stop_string;  // the one that ended it, if one did
   int64_t prompt_tokens = 0;
   int64_t cached_tokens = 0;     // of them, taken from the prefix cache
@@ -151,7 +153,7 @@ class StepRunner {
  public:
   virtual ~StepRunner() = default;
   // As infer() of model/inference.h: logits f32 [rows, V].
-  virtual const float* run(std::span<const SequenceInput> inputs) = 0;
+  virtual const float* run(KvCache& cache, std::span<const SequenceInput> inputs) = 0;
 };
 // The runner over a model. threads: used by the engine's thread alone from now on.
 std::unique_ptr<StepRunner> make_runner(std::shared_ptr<const Model> model, const OpTable& ops,

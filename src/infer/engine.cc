@@ -1,0 +1,457 @@
+#include "infer/engine.h"
+
+#include <algorithm>
+#include <deque>
+#include <mutex>
+#include <new>
+#include <random>
+#include <thread>
+#include <utility>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/text.h"
+#include "infer/prefix_cache.h"
+#include "infer/sequence.h"
+
+namespace onggi {
+namespace {
+
+constexpr int64_t kMaxTopLogprobs = 100;
+constexpr size_t kMaxStopStrings = 64;
+
+uint64_t fresh_seed() {
+  std::random_device device;
+  return (uint64_t{device()} << 32) | device();
+}
+
+// What an exception tells the client. Call from a catch block.
+Ending ending_of_current_exception() {
+  try {
+    throw;
+  } catch (const Error& error) {
+    return {FinishReason::kError, error.what(), error.exit_code()};
+  } catch (const std::bad_alloc&) {
+    return {FinishReason::kError, text("the machine has no memory left for this request; make it shorter"),
+            ExitCode::kMachine};
+  } catch (const std::exception& error) {
+    return {FinishReason::kError, text("the engine failed on this request: {}", error.what()),
+            ExitCode::kWorkFailed};
+  }
+}
+
+class ModelRunner : public StepRunner {
+ public:
+  ModelRunner(std::shared_ptr<const Model> model, const OpTable& ops, ThreadPool& threads,
+              Precision precision)
+      : model_(std::move(model)),
+        scratch_(threads.size()),
+        compute_{ops, OpContext{threads, scratch_}, precision} {}
+
+  const float* run(KvCache& cache, std::span<const SequenceInput> inputs) override {
+    return infer(*model_, compute_, cache, inputs, buffers_);
+  }
+
+ private:
+  std::shared_ptr<const Model> model_;
+  Scratch scratch_;
+  Compute compute_;
+  InferenceBuffers buffers_;
+};
+
+EngineOptions chosen(const ModelConfig& config, EngineOptions options) {
+  if (options.max_batch < 1 || options.prefill_chunk < 1 || options.max_queue < 1) {
+    throw UsageError(text("the engine needs max_batch, prefill_chunk and max_queue of at least 1"));
+  }
+  if (options.context_length == 0) options.context_length = config.max_position_embeddings;
+  if (options.context_length < 2 || options.context_length > config.max_position_embeddings) {
+    throw UsageError(text("the context length is {}, but this model allows 2 to {} tokens",
+                          options.context_length, config.max_position_embeddings));
+  }
+  const uint64_t page_bytes = KvCache::page_bytes(config, options.kv_dtype);
+  const uint64_t context_pages = static_cast<uint64_t>(pages_for(options.context_length));
+  if (options.kv_bytes == 0) {
+    options.kv_bytes = page_bytes * context_pages * static_cast<uint64_t>(options.max_batch);
+  }
+  if (options.kv_bytes < page_bytes * context_pages) {
+    throw MachineError(
+        text("the KV cache of {} bytes does not hold one context of {} tokens, which takes {} bytes; "
+             "give it more memory or choose a shorter context",
+             options.kv_bytes, options.context_length, page_bytes * context_pages));
+  }
+  return options;
+}
+
+}  // namespace
+
+std::string_view name_of(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kStop:
+      return "stop";
+    case FinishReason::kLength:
+      return "length";
+    case FinishReason::kCancelled:
+      return "cancelled";
+    case FinishReason::kError:
+      return "error";
+  }
+  return "";
+}
+
+std::unique_ptr<StepRunner> make_runner(std::shared_ptr<const Model> model, const OpTable& ops,
+                                        ThreadPool& threads, Precision precision) {
+  return std::make_unique<ModelRunner>(std::move(model), ops, threads, precision);
+}
+
+Ticket& Ticket::operator=(Ticket&& other) noexcept {
+  if (stream_) stream_->cancel();
+  stream_ = std::move(other.stream_);
+  return *this;
+}
+
+Ticket::~Ticket() {
+  if (stream_) stream_->cancel();
+}
+
+std::optional<GenerationEvent> Ticket::next(std::chrono::milliseconds timeout) {
+  return stream_->next(timeout);
+}
+
+void Ticket::cancel() { stream_->cancel(); }
+
+Generation wait_for(Ticket ticket) {
+  Generation generation;
+  for (;;) {
+    std::optional<GenerationEvent> event = ticket.next(std::chrono::milliseconds(1000));
+    if (!event) continue;
+    generation.text += event->text;
+    std::move(event->tokens.begin(), event->tokens.end(), std::back_inserter(generation.tokens));
+    if (!event->result) continue;
+    generation.result = std::move(*event->result);
+    return generation;
+  }
+}
+
+struct Engine::Impl {
+  Impl(const ModelConfig& model_config, Tokenizer model_tokenizer, std::unique_ptr<StepRunner> model_runner,
+       const EngineOptions& engine_options);
+
+  Ticket submit(GenerationRequest request);
+  void check_request(const GenerationRequest& request) const;
+  void stop(StopMode mode);
+
+  // The engine's thread.
+  void run();
+  void step();
+  void drop_ended();
+  void admit();
+  void preempt(size_t count);
+  void run_pass(const std::vector<Sequence*>& sequences, const std::vector<int64_t>& tokens);
+  void give_logits(const std::vector<Sequence*>& sequences, const float* logits);
+  void finish(Sequence* sequence, const Ending& ending);
+  std::vector<SequenceLoad> loads() const;
+  void publish(double step_seconds, size_t batch);
+
+  const ModelConfig config;
+  const Tokenizer tokenizer;
+  const EngineOptions options;
+  const std::unique_ptr<StepRunner> runner;
+
+  // Of the engine's thread alone (after the constructor).
+  KvCache cache;
+  PrefixCache prefixes;
+  std::vector<std::unique_ptr<Sequence>> active;  // in the order of admission
+  uint64_t preemptions = 0;
+
+  mutable std::mutex mutex;  // guards what follows
+  std::condition_variable wake;
+  std::deque<std::unique_ptr<Sequence>> waiting;
+  std::optional<StopMode> stopping;
+  EngineStats stats;
+
+  std::mutex join_mutex;
+  std::thread thread;
+};
+
+Engine::Impl::Impl(const ModelConfig& model_config, Tokenizer model_tokenizer,
+                   std::unique_ptr<StepRunner> model_runner, const EngineOptions& engine_options)
+    : config(model_config),
+      tokenizer(std::move(model_tokenizer)),
+      options(chosen(model_config, engine_options)),
+      runner(std::move(model_runner)),
+      cache(config, static_cast<int64_t>(options.kv_bytes / KvCache::page_bytes(config, options.kv_dtype)),
+            options.kv_dtype),
+      prefixes(cache, config) {
+  stats.kv_pages_total = cache.pages();
+  stats.kv_bytes = cache.bytes();
+  stats.steps_by_batch.resize(static_cast<size_t>(options.max_batch) + 1);
+  thread = std::thread([this] { run(); });
+}
+
+void Engine::Impl::check_request(const GenerationRequest& request) const {
+  if (request.prompt.empty()) throw InputError(text("the prompt is empty; give at least one token"));
+  for (int32_t id : request.prompt) {
+    if (id >= 0 && id < config.vocab_size) continue;
+    throw InputError(
+        text("the prompt holds token {}, but the ids of this model are 0 to {}", id, config.vocab_size - 1));
+  }
+  const int64_t length = static_cast<int64_t>(request.prompt.size());
+  if (length >= options.context_length) {
+    throw ContextError(
+        text("the prompt has {} tokens, but the context holds {} with the answer; shorten the prompt or "
+             "choose a longer context",
+             length, options.context_length));
+  }
+  if (request.max_new_tokens && *request.max_new_tokens < 1) {
+    throw InputError(
+        text("the number of new tokens is {}, but at least 1 must be asked for", *request.max_new_tokens));
+  }
+  if (request.stop.size() > kMaxStopStrings) {
+    throw InputError(text("the request has {} stop strings, but at most {} are possible", request.stop.size(),
+                          kMaxStopStrings));
+  }
+  for (const std::string& stop : request.stop) {
+    if (stop.empty()) throw InputError(text("a stop string is empty; leave it out"));
+  }
+  if (request.top_logprobs < 0 || request.top_logprobs > kMaxTopLogprobs) {
+    throw InputError(
+        text("top_logprobs is {}, but it must be between 0 and {}", request.top_logprobs, kMaxTopLogprobs));
+  }
+  check(request.sampling, config.vocab_size);
+}
+
+Ticket Engine::Impl::submit(GenerationRequest request) {
+  check_request(request);
+  if (!request.sampling.seed) request.sampling.seed = fresh_seed();
+  auto stream = std::make_shared<GenerationStream>();
+  auto sequence = std::make_unique<Sequence>(std::move(request), tokenizer, options.context_length, stream);
+  {
+    const std::lock_guard lock(mutex);
+    if (stopping) throw StoppedError(text("the engine is shutting down; ask again when it is back"));
+    if (static_cast<int64_t>(waiting.size()) >= options.max_queue) {
+      ++stats.refused_busy;
+      throw BusyError(text("the queue is full with {} waiting requests; try again later", waiting.size()));
+    }
+    ++stats.requests;
+    waiting.push_back(std::move(sequence));
+    stats.queued = static_cast<int64_t>(waiting.size());
+  }
+  wake.notify_one();
+  return Ticket(std::move(stream));
+}
+
+void Engine::Impl::stop(StopMode mode) {
+  {
+    const std::lock_guard lock(mutex);
+    if (!stopping || mode == StopMode::kCancel) stopping = mode;
+  }
+  wake.notify_one();
+  const std::lock_guard lock(join_mutex);
+  if (thread.joinable()) thread.join();
+}
+
+void Engine::Impl::run() {
+  for (;;) {
+    {
+      std::unique_lock lock(mutex);
+      wake.wait(lock, [&] { return stopping || !waiting.empty() || !active.empty(); });
+      if (stopping == StopMode::kCancel || (stopping && waiting.empty() && active.empty())) break;
+    }
+    try {
+      step();
+    } catch (...) {
+      // Errors of requests were handled where they arose; this one has no owner, so it ends all that run.
+      const Ending ending = ending_of_current_exception();
+      spdlog::error("{}", ending.error);
+      while (!active.empty()) finish(active.back().get(), ending);
+    }
+  }
+  const Ending cancelled{FinishReason::kCancelled, {}};
+  while (!active.empty()) finish(active.back().get(), cancelled);
+  const std::lock_guard lock(mutex);
+  for (const auto& sequence : waiting) {
+    sequence->send(sequence->result(cancelled));
+    ++stats.finished[static_cast<size_t>(FinishReason::kCancelled)];
+  }
+  waiting.clear();
+  stats.queued = 0;
+  stats.kv_pages_used = 0;
+}
+
+void Engine::Impl::step() {
+  const Stopwatch watch;
+  drop_ended();
+  admit();
+  const StepPlan plan = plan_step(loads(), cache.free_pages() + prefixes.pages(), options.prefill_chunk);
+  std::vector<Sequence*> sequences;
+  std::vector<int64_t> tokens;
+  for (size_t i = 0; i < active.size() - plan.preempted; ++i) {
+    if (plan.tokens[i] == 0) continue;
+    sequences.push_back(active[i].get());
+    tokens.push_back(plan.tokens[i]);
+  }
+  preempt(plan.preempted);
+  while (cache.free_pages() < plan.new_pages && prefixes.evict()) {
+  }
+  if (!sequences.empty()) run_pass(sequences, tokens);
+  publish(watch.seconds(), sequences.size());
+}
+
+// Ends what was cancelled or is too late, in work and in the queue.
+void Engine::Impl::drop_ended() {
+  const auto now = std::chrono::steady_clock::now();
+  const auto ending_of = [&](const Sequence& sequence) -> std::optional<Ending> {
+    if (sequence.stream()->cancelled()) return Ending{FinishReason::kCancelled, {}};
+    if (!sequence.past_deadline(now)) return std::nullopt;
+    return Ending{FinishReason::kError, text("the request took longer than its time limit"),
+                  ExitCode::kWorkFailed};
+  };
+  for (size_t i = active.size(); i-- > 0;) {
+    if (const auto ending = ending_of(*active[i])) finish(active[i].get(), *ending);
+  }
+  const std::lock_guard lock(mutex);
+  std::erase_if(waiting, [&](const std::unique_ptr<Sequence>& sequence) {
+    const auto ending = ending_of(*sequence);
+    if (!ending) return false;
+    sequence->send(sequence->result(*ending));
+    ++stats.finished[static_cast<size_t>(ending->reason)];
+    return true;
+  });
+}
+
+void Engine::Impl::admit() {
+  std::vector<std::unique_ptr<Sequence>> admitted;
+  {
+    const std::lock_guard lock(mutex);
+    std::vector<int64_t> lengths;
+    for (const auto& sequence : waiting) {
+      if (static_cast<int64_t>(lengths.size()) == options.max_batch) break;
+      lengths.push_back(sequence->load().tokens);
+    }
+    const size_t count =
+        count_admissible(loads(), lengths, cache.free_pages() + prefixes.pages(), options.max_batch);
+    for (size_t i = 0; i < count; ++i) {
+      admitted.push_back(std::move(waiting.front()));
+      waiting.pop_front();
+    }
+  }
+  for (auto& sequence : admitted) {
+    std::optional<KvSequence> kv = prefixes.take(sequence->tokens());
+    sequence->begin(kv ? std::move(*kv) : KvSequence(cache));
+    active.push_back(std::move(sequence));
+  }
+}
+
+// Sends the youngest `count` sequences back to the head of the queue. Their pages go to the prefix cache:
+// whatever is not needed there until they return is not computed twice.
+void Engine::Impl::preempt(size_t count) {
+  for (size_t i = 0; i < count; ++i) {
+    std::unique_ptr<Sequence> sequence = std::move(active.back());
+    active.pop_back();
+    prefixes.insert(sequence->tokens(), std::move(sequence->kv()));
+    sequence->preempt();
+    ++preemptions;
+    const std::lock_guard lock(mutex);
+    waiting.push_front(std::move(sequence));
+  }
+}
+
+// One pass. Where it throws with several sequences each is tried alone, so that only the one at fault fails.
+void Engine::Impl::run_pass(const std::vector<Sequence*>& sequences, const std::vector<int64_t>& tokens) {
+  std::vector<SequenceInput> inputs;
+  std::vector<int64_t> before;
+  std::vector<Sequence*> with_logits;
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    Sequence& sequence = *sequences[i];
+    KvSequence& kv = sequence.kv();
+    const std::span<const int32_t> all(sequence.tokens());
+    const bool last = kv.length() + tokens[i] == static_cast<int64_t>(all.size());
+    ONGGI_CHECK(kv.reserve(kv.length() + tokens[i]), "the plan left pages for this step");
+    before.push_back(kv.length());
+    inputs.push_back({&kv, all.subspan(static_cast<size_t>(kv.length()), static_cast<size_t>(tokens[i])),
+                      last ? SequenceInput::Logits::kLast : SequenceInput::Logits::kNone});
+    if (last) with_logits.push_back(&sequence);
+  }
+  try {
+    give_logits(with_logits, runner->run(cache, inputs));
+  } catch (...) {
+    const Ending ending = ending_of_current_exception();
+    if (sequences.size() == 1) return finish(sequences[0], ending);
+    for (size_t i = 0; i < sequences.size(); ++i) {
+      sequences[i]->kv().truncate(before[i]);
+      run_pass({sequences[i]}, {tokens[i]});
+    }
+  }
+}
+
+// logits [sequences, V]. Throws nothing: what goes wrong ends its own sequence.
+void Engine::Impl::give_logits(const std::vector<Sequence*>& sequences, const float* logits) {
+  const size_t vocabulary = static_cast<size_t>(config.vocab_size);
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    std::optional<Ending> ending;
+    try {
+      ending = sequences[i]->extend({logits + i * vocabulary, vocabulary}, config.eos_token_ids);
+    } catch (...) {
+      ending = ending_of_current_exception();
+    }
+    if (ending) finish(sequences[i], *ending);
+  }
+}
+
+void Engine::Impl::finish(Sequence* sequence, const Ending& ending) {
+  const GenerationResult result = sequence->result(ending);
+  {
+    // The numbers first: a client that has its last event finds them.
+    const std::lock_guard lock(mutex);
+    ++stats.finished[static_cast<size_t>(ending.reason)];
+    stats.prompt_tokens += static_cast<uint64_t>(result.prompt_tokens);
+    stats.cached_tokens += static_cast<uint64_t>(result.cached_tokens);
+    stats.generated_tokens += static_cast<uint64_t>(result.generated_tokens);
+    stats.active = static_cast<int64_t>(active.size()) - 1;
+  }
+  const auto place =
+      std::find_if(active.begin(), active.end(), [&](const auto& s) { return s.get() == sequence; });
+  if (ending.reason != FinishReason::kError) prefixes.insert(sequence->tokens(), std::move(sequence->kv()));
+  sequence->send(result);
+  active.erase(place);
+}
+
+std::vector<SequenceLoad> Engine::Impl::loads() const {
+  std::vector<SequenceLoad> loads;
+  for (const auto& sequence : active) loads.push_back(sequence->load());
+  return loads;
+}
+
+void Engine::Impl::publish(double step_seconds, size_t batch) {
+  const std::lock_guard lock(mutex);
+  stats.active = static_cast<int64_t>(active.size());
+  stats.queued = static_cast<int64_t>(waiting.size());
+  stats.kv_pages_cached = prefixes.pages();
+  stats.kv_pages_used = cache.pages() - cache.free_pages() - stats.kv_pages_cached;
+  stats.preemptions = preemptions;
+  if (batch == 0) return;
+  ++stats.steps;
+  ++stats.steps_by_batch[batch];
+  stats.step_seconds += step_seconds;
+}
+
+Engine::Engine(const ModelConfig& config, Tokenizer tokenizer, std::unique_ptr<StepRunner> runner,
+               const EngineOptions& options)
+    : impl_(std::make_unique<Impl>(config, std::move(tokenizer), std::move(runner), options)) {}
+
+Engine::~Engine() { stop(StopMode::kCancel); }
+
+Ticket Engine::submit(GenerationRequest request) { return impl_->submit(std::move(request)); }
+
+void Engine::stop(StopMode mode) { impl_->stop(mode); }
+
+EngineStats Engine::stats() const {
+  const std::lock_guard lock(impl_->mutex);
+  return impl_->stats;
+}
+
+int64_t Engine::context_length() const { return impl_->options.context_length; }
+
+const EngineOptions& Engine::options() const { return impl_->options; }
+
+}  // namespace onggi
