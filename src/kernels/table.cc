@@ -2,6 +2,8 @@
 
 #include "base/error.h"
 #include "base/text.h"
+#include "kernels/cpu/cpu.h"
+#include "kernels/ops/weight.h"
 
 namespace onggi {
 
@@ -12,11 +14,18 @@ void throw_unsupported(std::string_view op, DType dtype, std::string_view device
            device, op, dtype_name(dtype)));
 }
 
-// For now the oracle serves as the CPU's table.
+// Ops that have no fast kernel yet are the oracle's.
 const OpTable& cpu_ops() {
   static const OpTable table = [] {
     OpTable copy = ref_ops();
     copy.name = "cpu";
+    for (size_t i = 0; i < kDTypeCount; ++i) {
+      if (!is_weight_dtype(static_cast<DType>(i))) continue;
+      copy.embedding[i] = cpu::embedding;
+      copy.linear[i] = cpu::linear;
+      copy.linear_backward[i] = cpu::linear_backward;
+    }
+    copy.gemm = cpu::gemm;
     return copy;
   }();
   return table;
