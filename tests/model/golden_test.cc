@@ -1,0 +1,222 @@
+// Logits, gradients, a loss curve and merged logits against transformers, PEFT and bitsandbytes, in fp32.
+#include "tests/model/golden.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "model/inference.h"
+
+namespace onggi {
+namespace {
+
+// Every table of kernels that this build has must meet the reference.
+class Golden : public ::testing::TestWithParam<const OpTable*> {
+ protected:
+  ThreadPool threads{2};
+  Scratch scratch{2};
+  Compute compute{*GetParam(), {threads, scratch}, Precision::kF32};
+
+  void expect_logits(const std::string& file_name, LoadQuantization quantization, double bound) {
+    const SafetensorsReader golden(file_name), prompts("tests/golden/logits.safetensors");
+    const auto model = load_model(kMini, {.quantization = quantization, .adapter = {}}, threads);
+    TrainingMemory memory(*model, 64, ActivationPolicy::kKeepAll);
+    for (int prompt = 0; prompt < 4; ++prompt) {
+      const std::string suffix = "." + std::to_string(prompt);
+      const PlainBatch batch(ids_of(prompts, "ids" + suffix));
+      std::vector<float> logits(batch.ids.size() * static_cast<size_t>(model->config.vocab_size));
+      std::vector<float> hidden(batch.ids.size() * static_cast<size_t>(model->config.hidden_size));
+      const HiddenProbe probe{0, hidden.data()};
+      logits_of_batch(*model, compute, batch.view(), memory, logits.data(), &probe);
+      const WorstElement worst = worst_element(logits.data(), floats_of(golden, "logits" + suffix));
+      EXPECT_LT(worst.error, bound) << "logits" << suffix << ", " << worst;
+      std::printf("[ %s ] logits%s: %g\n", std::string(compute.ops.name).c_str(), suffix.c_str(),
+                  worst.error);
+      if (golden.has("hidden1" + suffix)) {
+        const WorstElement worst_hidden = worst_element(hidden.data(), floats_of(golden, "hidden1" + suffix));
+        EXPECT_LT(worst_hidden.error, bound) << "hidden1" << suffix << ", " << worst_hidden;
+      }
+    }
+  }
+};
+
+TEST_P(Golden, LogitsOfTheBaseModel) {
+  expect_logits("tests/golden/logits.safetensors", LoadQuantization::kAsStored, 2e-3);
+}
+
+TEST_P(Golden, LogitsOfTheNf4Model) {
+  expect_logits("tests/golden/logits_nf4.safetensors", LoadQuantization::kNf4, 2e-3);
+}
+
+TEST_P(Golden, GreedyContinuationsOverTheCache) {
+  const auto json = nlohmann::json::parse(std::ifstream("tests/golden/reference.json"));
+  const auto model = load_model(kMini, {}, threads);
+  for (const auto& entry : json.at("generate")) {
+    const auto prompt = entry.at("prompt_ids").get<std::vector<int32_t>>();
+    const auto expected = entry.at("greedy_ids").get<std::vector<int32_t>>();
+    KvCache cache(model->config, 16, DType::kF32);
+    KvSequence sequence(cache);
+    InferenceBuffers buffers;
+    std::vector<int32_t> generated, next = prompt;
+    while (generated.size() < expected.size()) {
+      ASSERT_TRUE(sequence.reserve(sequence.length() + static_cast<int64_t>(next.size())));
+      const SequenceInput input{&sequence, next};
+      const float* logits = infer(*model, compute, cache, std::span(&input, 1), buffers);
+      generated.push_back(
+          static_cast<int32_t>(std::max_element(logits, logits + model->config.vocab_size) - logits));
+      next = {generated.back()};
+    }
+    EXPECT_EQ(generated, expected) << entry.at("prompt");
+  }
+}
+
+struct GoldenSample {
+  std::vector<int32_t> ids, labels;
+};
+
+std::vector<GoldenSample> golden_samples(const nlohmann::json& train) {
+  std::vector<GoldenSample> samples;
+  for (const auto& sample : train.at("samples"))
+    samples.push_back({sample.at("input_ids").get<std::vector<int32_t>>(),
+                       sample.at("labels").get<std::vector<int32_t>>()});
+  return samples;
+}
+
+struct PackedSamples {
+  std::vector<int32_t> ids, labels, starts{0};
+  // Labels are shifted: position t predicts the token at t + 1.
+  void add(const GoldenSample& sample) {
+    ids.insert(ids.end(), sample.ids.begin(), sample.ids.end());
+    labels.insert(labels.end(), sample.labels.begin() + 1, sample.labels.end());
+    labels.push_back(-100);
+    starts.push_back(static_cast<int32_t>(ids.size()));
+  }
+  int64_t label_count() const {
+    return std::count_if(labels.begin(), labels.end(), [](int32_t label) { return label != -100; });
+  }
+};
+
+// How the samples of a step are run: the results must not differ.
+enum class Packing { kOneBatch, kOneByOne };
+
+void run_steps(const Compute& compute, ThreadPool& threads, Packing packing, ActivationPolicy policy,
+               int steps) {
+  const auto train = nlohmann::json::parse(std::ifstream("tests/golden/reference.json")).at("train");
+  const auto samples = golden_samples(train);
+  const auto model = load_model(kMini, {.quantization = LoadQuantization::kNf4, .adapter = {}}, threads);
+  model->adapter.emplace(model->config, lora_target_roles(), 16, 16.0);
+  LoraParameters& parameters = *model->adapter;
+  read_golden_adapter("tests/golden/lora_init.safetensors", model->config, parameters, parameters.values);
+  TrainingMemory memory(*model, 512, policy);
+  const size_t count = parameters.values.size();
+  std::vector<float> gradient(count), first(count), second(count);
+  const double learning_rate = train.at("lr0");
+  const int total_steps = train.at("steps");
+  for (int step = 0; step < steps; ++step) {
+    std::fill(gradient.begin(), gradient.end(), 0.0f);
+    std::vector<PackedSamples> passes;
+    int64_t labels = 0;
+    for (int i = 0; i < 4; ++i) {
+      if (passes.empty() || packing == Packing::kOneByOne) passes.emplace_back();
+      passes.back().add(samples[static_cast<size_t>((4 * step + i) % 5)]);
+    }
+    for (const auto& pass : passes) labels += pass.label_count();
+    double loss = 0;
+    for (const auto& pass : passes)
+      loss += forward_backward(*model, compute, {pass.ids, pass.labels, pass.starts}, {},
+                               1.0f / static_cast<float>(labels), memory, gradient)
+                  .loss_sum;
+    loss /= static_cast<double>(labels);
+    const auto& expected = train.at("log").at(static_cast<size_t>(step));
+    ASSERT_EQ(labels, expected.at("label_tokens").get<int64_t>());
+    const double expected_loss = expected.at("loss");
+    EXPECT_NEAR(loss, expected_loss, 5e-3) << "step " << step + 1;
+    if (step < 10) EXPECT_NEAR(loss / expected_loss, 1.0, 1e-3) << "step " << step + 1;
+    double squares = 0;
+    compute.ops.sum_of_squares(compute.context, {gradient.data(), static_cast<int64_t>(count), &squares});
+    const double norm = std::sqrt(squares);
+    if (step < 10)
+      EXPECT_NEAR(norm / expected.at("grad_norm").get<double>(), 1.0, 5e-3) << "step " << step + 1;
+    const float clip = static_cast<float>(std::min(1.0, 1.0 / (norm + 1e-6)));
+    if (step == 0) {
+      std::vector<float> reference(count);
+      read_golden_adapter("tests/golden/lora_grad0.safetensors", model->config, parameters, reference);
+      double worst = 0;
+      for (const LoraEntry& entry : parameters.entries()) {
+        for (const auto& [offset, size] :
+             {std::pair{entry.a_offset, 16 * entry.columns}, {entry.b_offset, 16 * entry.rows}}) {
+          double difference = 0, norm_of_reference = 0;
+          for (int64_t i = offset; i < offset + size; ++i) {
+            const auto at = static_cast<size_t>(i);
+            difference += std::pow(static_cast<double>(gradient[at]) * clip - reference[at], 2);
+            norm_of_reference += std::pow(static_cast<double>(reference[at]), 2);
+          }
+          const double relative = std::sqrt(difference / std::max(norm_of_reference, 1e-30));
+          if (norm_of_reference == 0)
+            EXPECT_EQ(difference, 0.0);
+          else
+            EXPECT_LT(relative, 1e-4) << model_tensor(model->config, entry.role, entry.layer).peft_module;
+          if (norm_of_reference > 0) worst = std::max(worst, relative);
+        }
+      }
+      std::printf("[ %s ] gradients: worst relative norm error %g\n", std::string(compute.ops.name).c_str(),
+                  worst);
+    }
+    compute.ops.adamw(
+        compute.context,
+        {.weights = parameters.values.data(),
+         .gradient = gradient.data(),
+         .first_moment = first.data(),
+         .second_moment = second.data(),
+         .elements = static_cast<int64_t>(count),
+         .gradient_scale = clip,
+         .learning_rate = static_cast<float>(learning_rate * (1.0 - static_cast<double>(step) / total_steps)),
+         .beta1 = 0.9f,
+         .beta2 = 0.999f,
+         .epsilon = 1e-8f,
+         .weight_decay = 0,
+         .step = step + 1});
+    std::printf("[ %s ] step %d: loss %.6f, reference %.6f\n", std::string(compute.ops.name).c_str(),
+                step + 1, loss, expected_loss);
+  }
+}
+
+TEST_P(Golden, LossCurveAndFirstGradients) {
+  run_steps(compute, threads, Packing::kOneBatch, ActivationPolicy::kKeepAll, 30);
+}
+
+TEST_P(Golden, UnpackedSamplesGiveTheSame) {
+  run_steps(compute, threads, Packing::kOneByOne, ActivationPolicy::kKeepAll, 3);
+}
+
+TEST_P(Golden, RecomputedBlocksGiveTheSame) {
+  run_steps(compute, threads, Packing::kOneBatch, ActivationPolicy::kRecomputeBlocks, 3);
+}
+
+TEST_P(Golden, MergedLogits) {
+  // base + adapter in fp32 arithmetic is the same function as the model merged in fp32.
+  const SafetensorsReader golden("tests/golden/merged.safetensors");
+  const auto model = load_model(kMini, {}, threads);
+  model->adapter.emplace(model->config, lora_target_roles(), 16, 16.0);
+  read_golden_adapter("tests/golden/adapter_final.safetensors", model->config, *model->adapter,
+                      model->adapter->values);
+  TrainingMemory memory(*model, 128, ActivationPolicy::kRecomputeBlocks);
+  for (int sample = 0; sample < 5; ++sample) {
+    const std::string suffix = "." + std::to_string(sample);
+    const PlainBatch batch(ids_of(golden, "ids" + suffix));
+    std::vector<float> logits(batch.ids.size() * static_cast<size_t>(model->config.vocab_size));
+    logits_of_batch(*model, compute, batch.view(), memory, logits.data());
+    const WorstElement worst = worst_element(logits.data(), floats_of(golden, "merged_logits" + suffix));
+    EXPECT_LT(worst.error, 5e-3) << "sample " << sample << ", " << worst;
+    std::printf("[ %s ] merged logits%s: %g\n", std::string(compute.ops.name).c_str(), suffix.c_str(),
+                worst.error);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Tables, Golden, ::testing::Values(&ref_ops(), &cpu_ops()),
+                         [](const auto& info) { return std::string(info.param->name); });
+
+}  // namespace
+}  // namespace onggi
