@@ -83,16 +83,34 @@ void encode_blocks(const float* values, int64_t blocks, float* absmax, uint8_t* 
       continue;
     }
     const float inverse = 1.0f / largest;
+    float scaled[kNf4BlockElements];
+    for (int i = 0; i < kNf4BlockElements; ++i) scaled[i] = values[i] * inverse;
     int32_t index[kNf4BlockElements] = {};
-    for (int i = 0; i < kNf4BlockElements; ++i) {
-      const float x = values[i] * inverse;
-      int32_t below = 0;
-      for (const float midpoint : kMidpoints) below += x > midpoint;
-      index[i] = below;
+    for (const float midpoint : kMidpoints) {
+      for (int i = 0; i < kNf4BlockElements; ++i) index[i] += scaled[i] > midpoint ? 1 : 0;
     }
     for (int i = 0; i < kNf4BlockElements / 2; ++i) {
       packed[i] = static_cast<uint8_t>(index[2 * i] << 4 | index[2 * i + 1]);
     }
+  }
+}
+
+// Part of one block: elements from an even index on.
+inline void decode_part(const uint8_t* packed, int64_t count, float absmax, float* out) {
+  for (int64_t i = 0; i < count / 2; ++i) {
+    const CodePair pair = kCodePairs[packed[i]];
+    out[2 * i] = pair.high * absmax;
+    out[2 * i + 1] = pair.low * absmax;
+  }
+}
+
+// As f32_to_bf16 of tensor/dtype.h for values that are not NaN, in a form that compilers vectorise.
+ONGGI_TARGET_CLONES
+void round_to_bf16(const float* values, int64_t count, uint16_t* out) {
+  for (int64_t i = 0; i < count; ++i) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, values + i, sizeof bits);
+    out[i] = static_cast<uint16_t>((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
   }
 }
 
@@ -158,13 +176,7 @@ void decode_nf4(const Nf4Tensor& tensor, int64_t begin, int64_t count, float* ou
   while (count > 0) {
     const int64_t block = begin / kNf4BlockElements;
     const int64_t here = std::min(count, (block + 1) * kNf4BlockElements - begin);
-    const float absmax = tensor.absmax(block);
-    const uint8_t* bytes = tensor.packed + begin / 2;
-    for (int64_t i = 0; i < here / 2; ++i) {
-      const CodePair pair = kCodePairs[bytes[i]];
-      out[2 * i] = pair.high * absmax;
-      out[2 * i + 1] = pair.low * absmax;
-    }
+    decode_part(tensor.packed + begin / 2, here, tensor.absmax(block), out);
     begin += here;
     count -= here;
     out += here;
@@ -172,11 +184,12 @@ void decode_nf4(const Nf4Tensor& tensor, int64_t begin, int64_t count, float* ou
 }
 
 void decode_nf4_bf16(const Nf4Tensor& tensor, int64_t begin, int64_t count, uint16_t* out) {
-  float chunk[kNf4BlockElements];
+  constexpr int64_t kChunk = 1024;
+  float chunk[kChunk];
   while (count > 0) {
-    const int64_t here = std::min<int64_t>(count, kNf4BlockElements);
+    const int64_t here = std::min(count, kChunk);
     decode_nf4(tensor, begin, here, chunk);
-    for (int64_t i = 0; i < here; ++i) out[i] = f32_to_bf16(chunk[i]);
+    round_to_bf16(chunk, here, out);
     begin += here;
     count -= here;
     out += here;
