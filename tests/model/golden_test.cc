@@ -133,12 +133,15 @@ void run_steps(const Compute& compute, ThreadPool& threads, Packing packing, Act
     ASSERT_EQ(labels, expected.at("label_tokens").get<int64_t>());
     const double expected_loss = expected.at("loss");
     EXPECT_NEAR(loss, expected_loss, 5e-3) << "step " << step + 1;
-    if (step < 10) EXPECT_NEAR(loss / expected_loss, 1.0, 1e-3) << "step " << step + 1;
+    if (step < 10) {
+      EXPECT_NEAR(loss / expected_loss, 1.0, 1e-3) << "step " << step + 1;
+    }
     double squares = 0;
     compute.ops.sum_of_squares(compute.context, {gradient.data(), static_cast<int64_t>(count), &squares});
     const double norm = std::sqrt(squares);
-    if (step < 10)
+    if (step < 10) {
       EXPECT_NEAR(norm / expected.at("grad_norm").get<double>(), 1.0, 5e-3) << "step " << step + 1;
+    }
     const float clip = static_cast<float>(std::min(1.0, 1.0 / (norm + 1e-6)));
     if (step == 0) {
       std::vector<float> reference(count);
@@ -154,10 +157,11 @@ void run_steps(const Compute& compute, ThreadPool& threads, Packing packing, Act
             norm_of_reference += std::pow(static_cast<double>(reference[at]), 2);
           }
           const double relative = std::sqrt(difference / std::max(norm_of_reference, 1e-30));
-          if (norm_of_reference == 0)
+          if (norm_of_reference == 0) {
             EXPECT_EQ(difference, 0.0);
-          else
+          } else {
             EXPECT_LT(relative, 1e-4) << model_tensor(model->config, entry.role, entry.layer).peft_module;
+          }
           if (norm_of_reference > 0) worst = std::max(worst, relative);
         }
       }
