@@ -246,7 +246,7 @@ TEST_F(HubTest, ADiskThatIsTooSmallIsKnownFirst) {
   FakeHub other;
   other.add_git("config.json", kConfig, kConfigBlob);
   other.add_lfs("model.safetensors", weights_);
-  other.claimed_size = 900'000'000'000'000'000;
+  other.claimed_size = 900'000'000'000'000;  // 900 TB
   options_.endpoint = other.endpoint();
   EXPECT_THROW(resolve(), MachineError);
   EXPECT_TRUE(other.seen("GET", "model.safetensors").empty());
