@@ -23,9 +23,9 @@ json describe_tensors(const MappedTensors& tensors) {
   for (const TensorInfo& info : tensors.tensors()) {
     const std::string dtype(dtype_name(info.dtype));
     list.push_back({{"name", info.name}, {"dtype", dtype}, {"shape", info.shape}, {"bytes", info.bytes}});
-    json& sum = by_dtype[dtype];
-    sum["tensors"] = sum.value("tensors", 0) + 1;
-    sum["bytes"] = sum.value("bytes", uint64_t{0}) + info.bytes;
+    json& sum = by_dtype.emplace(dtype, json{{"tensors", 0}, {"bytes", 0}}).first.value();
+    sum["tensors"] = sum["tensors"].get<uint64_t>() + 1;
+    sum["bytes"] = sum["bytes"].get<uint64_t>() + info.bytes;
     elements += element_count(info.shape);
   }
   return {{"tensors", std::move(list)},

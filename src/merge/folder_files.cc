@@ -16,7 +16,7 @@ namespace {
 using nlohmann::json;
 using nlohmann::ordered_json;
 
-bool exists(const fs::path& path) {
+bool is_there(const fs::path& path) {
   std::error_code ignored;
   return fs::exists(path, ignored);
 }
@@ -207,13 +207,13 @@ void write_config(const fs::path& base, const fs::path& output, std::string_view
 
 std::vector<std::string> write_folder_files(const fs::path& base, const fs::path& output,
                                             std::string_view dtype, std::vector<std::string>& warnings) {
-  if (!exists(base / "tokenizer.json"))
+  if (!is_there(base / "tokenizer.json"))
     throw InputError(text("{} has no tokenizer.json: fetch the whole model again", base.string()));
   write_config(base, output, dtype);
   std::vector<std::string> written = {"config.json"};
   std::optional<Sources> sources;  // read only when something is missing
   for (const FolderFile& file : kFolderFiles) {
-    if (exists(base / file.name)) {
+    if (is_there(base / file.name)) {
       onggi::copy_file(base / file.name, output / file.name);
       written.emplace_back(file.name);
       continue;
@@ -221,7 +221,7 @@ std::vector<std::string> write_folder_files(const fs::path& base, const fs::path
     if (!sources) {
       sources = Sources{read_json_file(base / "tokenizer.json"), json::object(),
                         read_json_file(base / "config.json")};
-      if (exists(base / "tokenizer_config.json"))
+      if (is_there(base / "tokenizer_config.json"))
         sources->tokenizer_config = read_json_file(base / "tokenizer_config.json");
     }
     const std::optional<std::string> derived = file.derive(*sources);
