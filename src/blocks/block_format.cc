@@ -6,7 +6,7 @@
 
 #include "base/error.h"
 #include "blocks/encode.h"
-#include "blocks/lanes.h"
+#include "blocks/multi_target.h"
 
 namespace onggi {
 namespace {

@@ -1,5 +1,4 @@
-// Eight f32 lanes written with the compilers' vector types, and the attribute that compiles a hot function
-// once per x86-64 level and picks one at run time.
+// Eight f32 lanes written with the compilers' vector types.
 //
 // The encoders put one sub-block in each lane. The order of every sum is then fixed by the source and not by
 // the machine, and the folder is compiled without contraction to fused multiply-add: an encoded file has the
@@ -9,18 +8,8 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "blocks/multi_target.h"
 #include "tensor/dtype.h"
-
-// Sanitizers instrument the resolvers of multi-versioned functions, which run before their runtime is set up;
-// clang is used for fuzzing alone. Both get the baseline version.
-#if defined(__x86_64__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) && \
-    !defined(__SANITIZE_THREAD__)
-#define ONGGI_TARGET_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define ONGGI_TARGET_CLONES
-#endif
-// Helpers of a multi-versioned function must become part of each version.
-#define ONGGI_ALWAYS_INLINE inline __attribute__((always_inline))
 
 namespace onggi {
 

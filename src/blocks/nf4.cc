@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "base/error.h"
-#include "blocks/lanes.h"
+#include "blocks/multi_target.h"
 
 namespace onggi {
 namespace {
