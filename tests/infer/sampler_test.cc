@@ -121,9 +121,9 @@ TEST(Sampler, TopKAndTopPAndMinPCut) {
   const std::map<int32_t, double> two = {{2, 2.0 / 3}, {1, 1.0 / 3}};
   const std::map<int32_t, double> three = {{2, 4.0 / 7}, {1, 2.0 / 7}, {3, 1.0 / 7}};
   EXPECT_LT(chi_square(shares(params_with(1, 2, 1), logits, kDraws), two, kDraws), 10.8);
-  // 0.5 + 0.25 does not reach 0.8, with 0.125 it does; with and without top_k before.
-  EXPECT_LT(chi_square(shares(params_with(1, 0, 0.8), logits, kDraws), three, kDraws), 13.8);
-  EXPECT_LT(chi_square(shares(params_with(1, 4, 0.8), logits, kDraws), three, kDraws), 13.8);
+  // 0.5 + 0.25 does not reach 0.85, with 0.125 it does; with and without top_k before.
+  EXPECT_LT(chi_square(shares(params_with(1, 0, 0.85), logits, kDraws), three, kDraws), 13.8);
+  EXPECT_LT(chi_square(shares(params_with(1, 4, 0.85), logits, kDraws), three, kDraws), 13.8);
   SamplingParams min_p = params_with(1, 0, 1);
   min_p.min_p = 0.3;
   EXPECT_LT(chi_square(shares(min_p, logits, kDraws), two, kDraws), 10.8);
@@ -148,11 +148,11 @@ TEST(Sampler, TopPOverAWholeVocabularyEqualsTheSortedPrefix) {
   }
   ASSERT_GT(kept.size(), 640u) << "the test should reach the second block";
   std::set<int32_t> drawn;
-  for (uint64_t seed = 0; seed < 3000; ++seed) {
+  for (uint64_t seed = 0; seed < 400; ++seed) {
     drawn.insert(Sampler(params_with(1, 0, 0.9, seed), {}).sample(logits).id);
   }
   for (int32_t id : drawn) EXPECT_TRUE(kept.contains(id)) << id;
-  EXPECT_GT(drawn.size(), 300u);
+  EXPECT_GT(drawn.size(), 150u);
 }
 
 TEST(Sampler, DependsOnSeedAndIndexAlone) {
