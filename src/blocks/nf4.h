@@ -100,10 +100,10 @@ class Nf4Encoder {
 Nf4Storage encode_nf4(const TensorView& weight);
 
 // Elements [begin, begin + count) as fp32 products kNf4Code[index] * absmax, not rounded to a narrower type;
-// begin even. A model that was trained on bf16 dequantised weights sees decode_nf4_bf16 instead.
+// begin even. What fp32 computation sees (tests/golden/logits_nf4.safetensors).
 void decode_nf4(const Nf4Tensor& tensor, int64_t begin, int64_t count, float* out);
 // The same rounded to bf16 bits (round to nearest even), which is what bitsandbytes hands to a bf16 matrix
-// product and what tests/golden/nf4.safetensors and logits_nf4.safetensors were made with.
+// product and what tests/golden/nf4.safetensors holds.
 void decode_nf4_bf16(const Nf4Tensor& tensor, int64_t begin, int64_t count, uint16_t* out);
 
 }  // namespace onggi

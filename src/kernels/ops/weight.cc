@@ -1,7 +1,5 @@
 #include "kernels/ops/weight.h"
 
-#include <algorithm>
-#include <array>
 #include <cstddef>
 
 #include "base/error.h"
@@ -18,13 +16,7 @@ void decode_weight_nf4(const WeightView& weight, int64_t row, int64_t column, in
                          .absmax_q8 = weight.nf4_absmax,
                          .nested_absmax = weight.nf4_nested_absmax,
                          .offset = weight.nf4_offset};
-  std::array<uint16_t, 256> part;
-  for (int64_t done = 0; done < count;) {
-    const int64_t n = std::min<int64_t>(count - done, static_cast<int64_t>(part.size()));
-    decode_nf4_bf16(tensor, row * weight.columns + column + done, n, part.data());
-    for (int64_t i = 0; i < n; ++i) out[done + i] = bf16_to_f32(part[static_cast<size_t>(i)]);
-    done += n;
-  }
+  decode_nf4(tensor, row * weight.columns + column, count, out);
 }
 
 }  // namespace

@@ -14,8 +14,9 @@ bool is_weight_dtype(DType dtype);
 int64_t weight_row_bytes(const WeightView& weight);
 
 // Elements [column, column + count) of row `row` as f32. For block types `column` and `count` are multiples
-// of the block's elements; for kNF4 `column` is even. NF4 values are rounded to bf16, as bitsandbytes hands
-// them to every product, whatever its precision. InternalError for other dtypes.
+// of the block's elements; for kNF4 `column` is even. NF4 values are the fp32
+// products of code and absmax, as a reference run sees them (tests/golden/logits_nf4.safetensors); bf16
+// products round them. InternalError for other dtypes.
 void decode_weight(const WeightView& weight, int64_t row, int64_t column, int64_t count, float* out);
 
 }  // namespace onggi
