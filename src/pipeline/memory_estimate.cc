@@ -1,0 +1,136 @@
+#include "pipeline/memory_estimate.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "blocks/nf4.h"
+#include "model/inference.h"
+#include "model/tensor_names.h"
+#include "quantize/recipes.h"
+#include "train/memory_plan.h"
+
+namespace onggi {
+
+namespace {
+
+// Merge and convert stream row blocks; the tokenizer, buffers and the program itself are most of their peak.
+constexpr uint64_t kStreamingPeak = 400'000'000;
+// The tokenizer, buffers of a pass, and the program itself, beside a model that computes.
+constexpr uint64_t kProgram = 300'000'000;
+// The seed's service: a context of 4096 tokens, five users at once.
+constexpr int64_t kServedContext = 4096;
+constexpr int64_t kServedUsers = 5;
+constexpr uint64_t kUnlimited = std::numeric_limits<uint64_t>::max();
+
+bool is_projection(TensorRole role) {
+  const auto& roles = lora_target_roles();
+  return std::find(roles.begin(), roles.end(), role) != roles.end();
+}
+
+uint64_t elements_of(const ModelTensor& tensor) { return static_cast<uint64_t>(element_count(tensor.shape)); }
+
+uint64_t nf4_bytes(uint64_t elements) {
+  const uint64_t blocks = elements / kNf4BlockElements;
+  return elements / 2 + blocks + blocks / kNf4NestedBlocks * sizeof(float);
+}
+
+uint64_t kv_bytes(const ModelConfig& model, int64_t tokens) {
+  const auto pages = static_cast<uint64_t>((tokens + kKvPageTokens - 1) / kKvPageTokens);
+  return pages * KvCache::page_bytes(model, DType::kBF16);
+}
+
+TrainingNeeds training_needs(const EstimateInputs& in, const ModelSize& size) {
+  TrainingNeeds needs{in.model};
+  needs.weight_bytes = size.bytes_training;
+  needs.lora_parameters = size.lora_parameters;
+  needs.rank = in.config.lora.r;
+  needs.longest_sample = in.config.cutoff_len;
+  needs.samples_per_step =
+      in.config.training.per_device_train_batch_size * in.config.training.gradient_accumulation_steps;
+  needs.budget_bytes = kUnlimited;
+  needs.threads = in.threads;
+  return needs;
+}
+
+StageNeed train_need(const EstimateInputs& in, const ModelSize& size) {
+  const TrainingNeeds needs = training_needs(in, size);
+  Config frugal = in.config;
+  frugal.training.packing = false;
+  if (frugal.training.gradient_checkpointing == TrainingConfig::Checkpointing::kAuto) {
+    frugal.training.gradient_checkpointing = TrainingConfig::Checkpointing::kOn;
+  }
+  StageNeed need{"train"};
+  need.memory_full = kProgram + plan_training(in.config, needs).total_bytes;
+  need.memory_minimum = std::min(need.memory_full, kProgram + plan_training(frugal, needs).total_bytes);
+  // A checkpoint holds the adapter and two moments, in fp32; the folder itself holds the adapter once more.
+  const auto checkpoints = static_cast<uint64_t>(
+      (in.config.training.max_steps + in.config.training.save_steps - 1) / in.config.training.save_steps);
+  const auto limit = static_cast<uint64_t>(in.config.training.save_total_limit);
+  const uint64_t kept = limit == 0 ? checkpoints : std::min(limit, checkpoints);
+  need.disk = size.lora_parameters * sizeof(float) * (3 * kept + 1);
+  return need;
+}
+
+}  // namespace
+
+ModelSize measure_model(const ModelConfig& model, const Config& config) {
+  ModelSize size;
+  std::vector<TensorRole> targets;
+  for (const std::string& name : config.lora.target_modules) {
+    if (const auto role = lora_target_role(name)) targets.push_back(*role);
+  }
+  for (const ModelTensor& tensor : model_tensors(model)) {
+    const uint64_t elements = elements_of(tensor);
+    size.parameters += elements;
+    const bool in_4bit = config.quantization.load_in_4bit && is_projection(tensor.role);
+    size.bytes_training += in_4bit ? nf4_bytes(elements) : 2 * elements;
+    if (std::find(targets.begin(), targets.end(), tensor.role) != targets.end()) {
+      size.lora_parameters += static_cast<uint64_t>(config.lora.r * (tensor.shape[0] + tensor.shape[1]));
+    }
+  }
+  size.bytes_16bit = 2 * size.parameters;
+  return size;
+}
+
+std::vector<StageNeed> estimate_stages(const EstimateInputs& in) {
+  const ModelSize size = measure_model(in.model, in.config);
+  const uint64_t adapter = size.lora_parameters * sizeof(float);
+  const uint64_t answer = kv_bytes(in.model, in.config.cutoff_len + in.config.validation.max_new_tokens);
+
+  StageNeed setup{"setup"};
+  // The smoke test reads the 16-bit model, mapped.
+  setup.memory_minimum = kProgram + kv_bytes(in.model, kKvPageTokens * 8);
+  setup.memory_full = setup.memory_minimum + size.bytes_16bit;
+  setup.disk = in.is_local ? 0 : size.bytes_16bit;
+
+  StageNeed validate{"validate"};
+  validate.memory_minimum = validate.memory_full = kProgram + size.bytes_training + adapter + answer;
+
+  // The merged model is then measured, mapped; with base = "auto" both forms are on the disk for a while.
+  StageNeed merge{"merge"};
+  merge.memory_minimum = kStreamingPeak + adapter;
+  merge.memory_full = merge.memory_minimum + size.bytes_16bit + answer;
+  merge.disk = size.bytes_16bit * (in.config.merge.base == MergeConfig::Base::kAuto ? 2 : 1);
+
+  StageNeed convert{"convert"};
+  uint64_t largest_file = 0, served = 0;
+  for (const std::string& type : in.config.gguf.types) {
+    const uint64_t bytes = gguf_tensor_bytes(in.model, parse_recipe(type));
+    if (served == 0) served = bytes;
+    largest_file = std::max(largest_file, bytes);
+    convert.disk += bytes;
+  }
+  if (in.config.gguf.adapter) convert.disk += adapter;
+  convert.memory_minimum = kStreamingPeak;
+  convert.memory_full = kStreamingPeak + largest_file + answer;
+
+  StageNeed deploy{"deploy"};
+  deploy.memory_minimum =
+      kProgram + served + kv_bytes(in.model, in.config.server.context_length.value_or(kServedContext));
+  deploy.memory_full = kProgram + served +
+                       kv_bytes(in.model, in.config.server.context_length.value_or(kServedContext) *
+                                              in.config.server.max_batch.value_or(kServedUsers));
+  return {setup, train_need(in, size), validate, merge, convert, deploy};
+}
+
+}  // namespace onggi
