@@ -1,0 +1,112 @@
+#include "kernels/cpu/quantized_dot.h"
+
+#include <cpuid.h>
+
+#include <algorithm>
+#include <array>
+
+#include "base/error.h"
+#include "kernels/cpu/quantized_dot_kernels.h"
+
+namespace onggi::cpu {
+namespace {
+
+constexpr int kLevels = 5;
+// Rows are handed out in chunks: large enough to stream, small enough that no thread waits long for another.
+constexpr int64_t kChunkBytes = int64_t{128} << 10;
+constexpr int64_t kRowGrain = 16;  // panels of the AVX-512 kernels
+
+std::vector<DotLevel> find_levels() {
+  std::vector<DotLevel> levels = {DotLevel::kPortable};
+  __builtin_cpu_init();
+  const auto has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (!has_avx2) return levels;
+  levels.push_back(DotLevel::kAvx2);
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (__get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & (1u << 4)) != 0)
+    levels.push_back(DotLevel::kAvxVnni);
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512vnni")) {
+    levels.push_back(DotLevel::kAvx512Vnni);
+    if (__builtin_cpu_supports("avx512bf16")) levels.push_back(DotLevel::kAvx512Bf16);
+  }
+  return levels;
+}
+
+DotKernel kernel_for(DotLevel level, DType dtype) {
+  DotKernel kernel;
+  if (level == DotLevel::kAvx512Bf16) kernel = avx512_float_dot_kernel(dtype);
+  if (kernel.rows == nullptr && level >= DotLevel::kAvx512Vnni) kernel = avx512_dot_kernel(dtype);
+  // A CPU with AVX-512 has AVX2, but may lack AVX-VNNI.
+  if (kernel.rows == nullptr && level >= DotLevel::kAvx2)
+    kernel = avx2_dot_kernel(dtype, level == DotLevel::kAvxVnni ? level : DotLevel::kAvx2);
+  if (kernel.rows == nullptr) kernel = portable_dot_kernel(dtype);
+  return kernel;
+}
+
+using KernelTable = std::array<std::array<DotKernel, kDTypeCount>, kLevels>;
+
+const KernelTable& kernel_table() {
+  static const KernelTable table = [] {
+    KernelTable result;
+    for (const DotLevel level : available_dot_levels())
+      for (int dtype = 0; dtype < kDTypeCount; ++dtype)
+        result[static_cast<size_t>(level)][static_cast<size_t>(dtype)] =
+            kernel_for(level, static_cast<DType>(dtype));
+    return result;
+  }();
+  return table;
+}
+
+int64_t chunk_rows(const LinearArgs& args, int threads) {
+  const int64_t row_bytes = std::max<int64_t>(1, dtype_bytes(args.weight.dtype, args.weight.columns));
+  const int64_t rows =
+      std::max<int64_t>(kRowGrain, std::min(kChunkBytes / row_bytes, args.weight.rows / (4 * threads)));
+  return (rows + kRowGrain - 1) / kRowGrain * kRowGrain;
+}
+
+}  // namespace
+
+const std::vector<DotLevel>& available_dot_levels() {
+  static const std::vector<DotLevel> levels = find_levels();
+  return levels;
+}
+
+bool has_few_token_kernel(DType dtype) { return portable_dot_kernel(dtype).rows != nullptr; }
+
+int64_t few_token_limit(DType dtype) {
+  if (!has_few_token_kernel(dtype)) return 0;
+  return 16;
+}
+
+void linear_few_tokens(const OpContext& context, const LinearArgs& args) {
+  linear_few_tokens_at(available_dot_levels().back(), context, args);
+}
+
+void linear_few_tokens_at(DotLevel level, const OpContext& context, const LinearArgs& args) {
+  const WeightView& weight = args.weight;
+  const DotKernel& kernel = kernel_table()[static_cast<size_t>(level)][static_cast<size_t>(weight.dtype)];
+  ONGGI_CHECK(kernel.rows != nullptr, "no few-token kernel for this dtype or CPU");
+  ONGGI_CHECK(weight.columns % dtype_info(weight.dtype).block_elements == 0);
+  if (args.tokens == 0 || weight.rows == 0) return;
+
+  const int64_t token_bytes = kernel.token_bytes(weight.columns);
+  std::byte* activations =
+      context.scratch.get(context.threads.size(), static_cast<size_t>(args.tokens * token_bytes));
+  if (kernel.prepare != nullptr) {
+    context.threads.parallel_items(args.tokens, [&](int64_t t, int) {
+      kernel.prepare(args.x + t * weight.columns, weight.columns, activations + t * token_bytes);
+    });
+  }
+
+  const DotTask task{args, activations, token_bytes};
+  const int64_t chunk = chunk_rows(args, context.threads.size());
+  const auto scratch_bytes = static_cast<size_t>(kernel.scratch_bytes(args));
+  context.threads.parallel_items((weight.rows + chunk - 1) / chunk, [&](int64_t i, int thread) {
+    kernel.rows(task, i * chunk, std::min((i + 1) * chunk, weight.rows),
+                context.scratch.get(thread, scratch_bytes));
+  });
+}
+
+}  // namespace onggi::cpu

@@ -1,0 +1,242 @@
+// f32, f16, bf16 and nf4 weights on processors with AVX-512 and its bf16 products.
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstring>
+#include <type_traits>
+
+#include "blocks/nf4.h"
+#include "kernels/cpu/features.h"
+#include "kernels/cpu/quantized_dot_float.h"
+#include "kernels/cpu/quantized_dot_kernels.h"
+
+#define ONGGI_AVX512_BF16_INLINE ONGGI_AVX512_BF16 __attribute__((always_inline)) inline
+
+namespace onggi::cpu {
+namespace avx512 {
+namespace {
+
+constexpr int kTileRows = 4;
+constexpr int kTileTokens = 4;
+constexpr int kNf4TileTokens = 8;
+constexpr int kBf16Lanes = 32;
+
+// --- plain types: tiles of rows and tokens ---
+
+// For each type: vectors of weights and activations, where `count` elements are left before the row's end,
+// and their products added to f32 lanes.
+struct F32 {
+  using Weight = float;
+  using Activation = float;
+  using Vector = __m512;
+  static constexpr int kLanes = 16;
+  ONGGI_AVX512_BF16_INLINE static __m512 activations(const float* x, int64_t count) {
+    return _mm512_maskz_loadu_ps(_cvtu32_mask16(count >= kLanes ? 0xFFFF : (1u << count) - 1), x);
+  }
+  ONGGI_AVX512_BF16_INLINE static __m512 weights(const float* w, int64_t count) {
+    return activations(w, count);
+  }
+  ONGGI_AVX512_BF16_INLINE static __m512 add(__m512 sum, __m512 w, __m512 x) {
+    return _mm512_fmadd_ps(w, x, sum);
+  }
+};
+
+struct F16 : F32 {
+  using Weight = uint16_t;
+  ONGGI_AVX512_BF16_INLINE static __m512 weights(const uint16_t* w, int64_t count) {
+    const __mmask16 mask = _cvtu32_mask16(count >= kLanes ? 0xFFFF : (1u << count) - 1);
+    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, w));
+  }
+};
+
+struct BF16 {
+  using Weight = uint16_t;
+  using Activation = uint16_t;
+  using Vector = __m512i;
+  static constexpr int kLanes = kBf16Lanes;
+  ONGGI_AVX512_BF16_INLINE static __m512i activations(const uint16_t* x, int64_t count) {
+    return _mm512_maskz_loadu_epi16(count >= kLanes ? 0xFFFFFFFF : (1u << count) - 1, x);
+  }
+  ONGGI_AVX512_BF16_INLINE static __m512i weights(const uint16_t* w, int64_t count) {
+    return activations(w, count);
+  }
+  ONGGI_AVX512_BF16_INLINE static __m512 add(__m512 sum, __m512i w, __m512i x) {
+    return _mm512_dpbf16_ps(sum, (__m512bh)w, (__m512bh)x);
+  }
+};
+
+template <typename Type>
+const typename Type::Activation* token_activations(const DotTask& task, int64_t t) {
+  if constexpr (std::is_same_v<typename Type::Activation, float>) {
+    return task.args.x + t * task.args.weight.columns;
+  } else {
+    return task.token<typename Type::Activation>(t);
+  }
+}
+
+template <typename Type, int kRows, int kTokens>
+ONGGI_AVX512_BF16 void plain_tile(const DotTask& task, int64_t n, int64_t first_token) {
+  const int64_t columns = task.args.weight.columns;
+  const auto* w = static_cast<const typename Type::Weight*>(task.args.weight.data) + n * columns;
+  const typename Type::Activation* x[kTokens];
+  for (int t = 0; t < kTokens; ++t) x[t] = token_activations<Type>(task, first_token + t);
+  __m512 sums[kRows][kTokens];
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+    for (int t = 0; t < kTokens; ++t) sums[r][t] = _mm512_setzero_ps();
+  for (int64_t k = 0; k < columns; k += Type::kLanes) {
+    typename Type::Vector weights[kRows];
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) weights[r] = Type::weights(w + r * columns + k, columns - k);
+#pragma GCC unroll 4
+    for (int t = 0; t < kTokens; ++t) {
+      const typename Type::Vector activations = Type::activations(x[t] + k, columns - k);
+#pragma GCC unroll 4
+      for (int r = 0; r < kRows; ++r) sums[r][t] = Type::add(sums[r][t], weights[r], activations);
+    }
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+    for (int t = 0; t < kTokens; ++t) task.put(first_token + t, n + r, _mm512_reduce_add_ps(sums[r][t]));
+}
+
+template <typename Type, int kRows>
+void plain_rows_of_tokens(const DotTask& task, int64_t n) {
+  int64_t t = 0;
+  for (; t + kTileTokens <= task.args.tokens; t += kTileTokens)
+    plain_tile<Type, kRows, kTileTokens>(task, n, t);
+  switch (task.args.tokens - t) {
+    case 1:
+      return plain_tile<Type, kRows, 1>(task, n, t);
+    case 2:
+      return plain_tile<Type, kRows, 2>(task, n, t);
+    case 3:
+      return plain_tile<Type, kRows, 3>(task, n, t);
+    default:
+      return;
+  }
+}
+
+template <typename Type>
+void plain_rows(const DotTask& task, int64_t begin, int64_t end, std::byte*) {
+  int64_t n = begin;
+  for (; n + kTileRows <= end; n += kTileRows) plain_rows_of_tokens<Type, kTileRows>(task, n);
+  for (; n < end; ++n) plain_rows_of_tokens<Type, 1>(task, n);
+}
+
+int64_t bf16_bytes(int64_t columns) { return (columns * 2 + 63) / 64 * 64; }
+
+ONGGI_AVX512_BF16 void prepare_bf16(const float* x, int64_t columns, std::byte* out) {
+  auto* to = reinterpret_cast<uint16_t*>(out);
+  for (int64_t k = 0; k < columns; k += 16) {
+    const __m256i narrow = (__m256i)_mm512_cvtneps_pbh(F32::activations(x + k, columns - k));
+    const __mmask16 mask = _cvtu32_mask16(columns - k >= 16 ? 0xFFFF : (1u << (columns - k)) - 1);
+    _mm256_mask_storeu_epi16(to + k, mask, narrow);
+  }
+}
+
+// --- nf4 ---
+
+// One block of activations as bf16: 32 with even indices, then 32 with odd ones, as nibbles come apart.
+ONGGI_AVX512_BF16 void prepare_nf4(const float* x, int64_t columns, std::byte* out) {
+  const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+  const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+  auto* to = reinterpret_cast<__m512bh*>(out);
+  for (int64_t b = 0; b < columns / kNf4BlockElements; ++b) {
+    const float* from = x + kNf4BlockElements * b;
+    const __m512 v0 = _mm512_loadu_ps(from), v1 = _mm512_loadu_ps(from + 16);
+    const __m512 v2 = _mm512_loadu_ps(from + 32), v3 = _mm512_loadu_ps(from + 48);
+    to[2 * b] =
+        _mm512_cvtne2ps_pbh(_mm512_permutex2var_ps(v2, even, v3), _mm512_permutex2var_ps(v0, even, v1));
+    to[2 * b + 1] =
+        _mm512_cvtne2ps_pbh(_mm512_permutex2var_ps(v2, odd, v3), _mm512_permutex2var_ps(v0, odd, v1));
+  }
+}
+
+// The code as bf16, twice: the look-up takes five bits of an index, of which nibbles leave one arbitrary.
+struct alignas(64) Nf4CodeBf16 {
+  uint16_t words[kBf16Lanes];
+};
+
+Nf4CodeBf16 nf4_code_bf16() {
+  Nf4CodeBf16 code;
+  for (size_t i = 0; i < kBf16Lanes; ++i) code.words[i] = f32_to_bf16(kNf4Code[i % kNf4Code.size()]);
+  return code;
+}
+
+template <int kTokens>
+ONGGI_AVX512_BF16 void nf4_tile(const DotTask& task, int64_t n, int64_t first_token, __m512i code,
+                                const float* absmaxes) {
+  const int64_t columns = task.args.weight.columns;
+  const auto* packed = static_cast<const uint8_t*>(task.args.weight.data) + n * columns / 2;
+  const __m512bh* x[kTokens];
+  __m512 sums[kTokens];
+#pragma GCC unroll 8
+  for (int t = 0; t < kTokens; ++t) {
+    x[t] = task.token<__m512bh>(first_token + t);
+    sums[t] = _mm512_setzero_ps();
+  }
+  for (int64_t b = 0; b < columns / kNf4BlockElements; ++b) {
+    const auto* bytes = reinterpret_cast<const __m256i*>(packed + kNf4BlockElements / 2 * b);
+    const __m512i pairs = _mm512_cvtepu8_epi16(_mm256_loadu_si256(bytes));
+    const __m512i even = _mm512_permutexvar_epi16(_mm512_srli_epi16(pairs, 4), code);
+    const __m512i odd = _mm512_permutexvar_epi16(pairs, code);
+    const __m512 absmax = _mm512_set1_ps(absmaxes[b]);
+#pragma GCC unroll 8
+    for (int t = 0; t < kTokens; ++t) {
+      __m512 block = _mm512_dpbf16_ps(_mm512_setzero_ps(), (__m512bh)even, x[t][2 * b]);
+      block = _mm512_dpbf16_ps(block, (__m512bh)odd, x[t][2 * b + 1]);
+      sums[t] = _mm512_fmadd_ps(block, absmax, sums[t]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int t = 0; t < kTokens; ++t) task.put(first_token + t, n, _mm512_reduce_add_ps(sums[t]));
+}
+
+using Nf4Tile = void (*)(const DotTask&, int64_t, int64_t, __m512i, const float*);
+constexpr Nf4Tile kNf4Tiles[kNf4TileTokens + 1] = {nullptr,     nf4_tile<1>, nf4_tile<2>,
+                                                   nf4_tile<3>, nf4_tile<4>, nf4_tile<5>,
+                                                   nf4_tile<6>, nf4_tile<7>, nf4_tile<8>};
+
+ONGGI_AVX512_BF16 void nf4_rows(const DotTask& task, int64_t begin, int64_t end, std::byte* scratch) {
+  const Nf4CodeBf16 words = nf4_code_bf16();
+  const __m512i code = _mm512_load_si512(words.words);
+  auto* absmaxes = reinterpret_cast<float*>(scratch);
+  const int64_t tokens = task.args.tokens, tiles = (tokens + kNf4TileTokens - 1) / kNf4TileTokens;
+  for (int64_t n = begin; n < end; ++n) {
+    nf4_row_absmaxes(task.args.weight, n, absmaxes);
+    for (int64_t tile = 0; tile < tiles; ++tile) {
+      const int64_t first = tokens * tile / tiles, last = tokens * (tile + 1) / tiles;
+      kNf4Tiles[last - first](task, n, first, code, absmaxes);
+    }
+  }
+}
+
+int64_t nf4_bytes(int64_t columns) { return columns * 2; }
+int64_t no_scratch(const LinearArgs&) { return 0; }
+int64_t absmax_scratch(const LinearArgs& args) {
+  return args.weight.columns / kNf4BlockElements * static_cast<int64_t>(sizeof(float));
+}
+
+}  // namespace
+}  // namespace avx512
+
+DotKernel avx512_float_dot_kernel(DType dtype) {
+  using namespace avx512;
+  switch (dtype) {
+    case DType::kF32:
+      return {no_activation_bytes, nullptr, no_scratch, plain_rows<F32>};
+    case DType::kF16:
+      return {no_activation_bytes, nullptr, no_scratch, plain_rows<F16>};
+    case DType::kBF16:
+      return {bf16_bytes, prepare_bf16, no_scratch, plain_rows<BF16>};
+    case DType::kNF4:
+      return {nf4_bytes, prepare_nf4, absmax_scratch, nf4_rows};
+    default:
+      return {};
+  }
+}
+
+}  // namespace onggi::cpu
