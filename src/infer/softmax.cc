@@ -5,7 +5,7 @@
 namespace onggi {
 namespace {
 
-constexpr size_t kLanes = 16;
+constexpr size_t kLanes = 32;
 // Floats are summed per lane over this many rounds, then in double: the error of a lane stays near 1e-6.
 constexpr size_t kRounds = 64;
 

@@ -152,7 +152,7 @@ TEST(Sampler, TopPOverAWholeVocabularyEqualsTheSortedPrefix) {
     drawn.insert(Sampler(params_with(1, 0, 0.9, seed), {}).sample(logits).id);
   }
   for (int32_t id : drawn) EXPECT_TRUE(kept.contains(id)) << id;
-  EXPECT_GT(drawn.size(), 150u);
+  EXPECT_GT(drawn.size(), 100u);
 }
 
 TEST(Sampler, DependsOnSeedAndIndexAlone) {
