@@ -145,9 +145,7 @@ std::string prompt_messages(const DataRow& row) {
 }
 
 std::string without_thinking(const std::string& answer) {
-  constexpr std::string_view kEnd = "</think>";
-  const size_t end = answer.rfind(kEnd);
-  std::string visible = end == std::string::npos ? answer : answer.substr(end + kEnd.size());
+  std::string visible = without_reasoning(answer);
   const auto is_space = [](char c) { return c == ' ' || c == '\n' || c == '\r' || c == '\t'; };
   visible.erase(visible.begin(), std::find_if_not(visible.begin(), visible.end(), is_space));
   visible.erase(std::find_if_not(visible.rbegin(), visible.rend(), is_space).base(), visible.end());
