@@ -234,12 +234,17 @@ class Merger {
   MergeProgress progress_;
 };
 
+// Share of a delta that rounding may take. The base's weights are 16-bit numbers already, so rounding to the
+// nearest never moves a sum by more than the delta itself: 1 means that nothing of it is left.
+constexpr double kLost = 0.9;
+
 // A delta smaller than the spacing of 16-bit numbers is lost when it is added; whoever merges should know.
 void add_rounding_warnings(MergeResult& result, std::string_view dtype) {
   size_t lost = 0;
   const MergedModule* first = nullptr;
   for (const MergedModule& module : result.modules) {
-    const bool vanished = module.delta_norm > 0 && (module.changed_share == 0 || module.rounding_error >= 1);
+    const bool vanished =
+        module.delta_norm > 0 && (module.changed_share == 0 || module.rounding_error > kLost);
     if (!vanished) continue;
     if (lost++ == 0) first = &module;
   }

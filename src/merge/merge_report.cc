@@ -139,7 +139,8 @@ void write_model_card(const MergeFacts& facts) {
   row("merged into", std::string(merge_base_name(facts.options.base)));
   row("adapter", fmt::format("r {}, alpha {:g}, sha256 {}", facts.r, facts.alpha, facts.adapter_sha256));
   row("adapted modules", fmt::format("{}", fmt::join(facts.target_modules, ", ")));
-  for (const auto& [key, value] : provenance(facts).items()) {
+  const ordered_json given = provenance(facts);
+  for (const auto& [key, value] : given.items()) {
     std::string shown = text_of(value);
     for (char& c : shown)
       if (c == '\n' || c == '|') c = ' ';

@@ -105,7 +105,7 @@ BaseRows::BaseRows(const MappedTensors& source, const TensorInfo& info, ThreadPo
 }
 
 void BaseRows::read(int64_t row, float* out) const {
-  const int64_t columns = weight_.shape[1];
+  const int64_t columns = weight_.shape.back();  // norms have one dimension
   if (!nf4_) return read_as_f32(weight_, row * columns, columns, out);
   std::vector<uint16_t> bits(static_cast<size_t>(columns));
   decode_nf4_bf16(nf4_->view(), row * columns, columns, bits.data());
