@@ -12,9 +12,7 @@ namespace onggi::cpu {
 namespace {
 
 constexpr int kLevels = 5;
-// Rows are handed out in chunks: large enough to stream, small enough that no thread waits long for another.
-constexpr int64_t kChunkBytes = int64_t{128} << 10;
-constexpr int64_t kRowGrain = 16;  // panels of the AVX-512 kernels
+constexpr int64_t kRowGrain = 32;  // panels of the AVX-512 kernels
 
 std::vector<DotLevel> find_levels() {
   std::vector<DotLevel> levels = {DotLevel::kPortable};
@@ -59,12 +57,32 @@ const KernelTable& kernel_table() {
   return table;
 }
 
-int64_t chunk_rows(const LinearArgs& args, int threads) {
-  const int64_t row_bytes = std::max<int64_t>(1, dtype_bytes(args.weight.dtype, args.weight.columns));
-  const int64_t rows =
-      std::max<int64_t>(kRowGrain, std::min(kChunkBytes / row_bytes, args.weight.rows / (4 * threads)));
-  return (rows + kRowGrain - 1) / kRowGrain * kRowGrain;
-}
+// Rows as they are handed out: each thread first gets one long run, which memory streams best, of kLongShare
+// of the rows; the rest goes in short runs to whoever is done first, so that nobody waits long for a thread
+// that was interrupted.
+class Chunks {
+ public:
+  Chunks(int64_t rows, int threads)
+      : rows_(rows), threads_(threads), units_((rows + kRowGrain - 1) / kRowGrain) {
+    long_units_ = units_ * kLongEighths / 8 / threads_;
+    const int64_t rest = units_ - long_units_ * threads_;
+    short_units_ = std::max<int64_t>(1, rest / (kShortRuns * threads_));
+    count_ = (long_units_ > 0 ? threads_ : 0) + (rest + short_units_ - 1) / short_units_;
+  }
+  int64_t count() const { return count_; }
+  int64_t begin(int64_t i) const {
+    const int64_t long_runs = long_units_ > 0 ? threads_ : 0;
+    const int64_t units =
+        i <= long_runs ? i * long_units_ : long_runs * long_units_ + (i - long_runs) * short_units_;
+    return std::min(rows_, units * kRowGrain);
+  }
+
+ private:
+  static constexpr int64_t kLongEighths = 6;
+  static constexpr int64_t kShortRuns = 2;
+  int64_t rows_, threads_, units_;
+  int64_t long_units_ = 0, short_units_ = 1, count_ = 0;
+};
 
 }  // namespace
 
@@ -91,21 +109,17 @@ void linear_few_tokens_at(DotLevel level, const OpContext& context, const Linear
   ONGGI_CHECK(weight.columns % dtype_info(weight.dtype).block_elements == 0);
   if (args.tokens == 0 || weight.rows == 0) return;
 
-  const int64_t token_bytes = kernel.token_bytes(weight.columns);
-  std::byte* activations =
-      context.scratch.get(context.threads.size(), static_cast<size_t>(args.tokens * token_bytes));
-  if (kernel.prepare != nullptr) {
-    context.threads.parallel_items(args.tokens, [&](int64_t t, int) {
-      kernel.prepare(args.x + t * weight.columns, weight.columns, activations + t * token_bytes);
-    });
-  }
+  const auto activation_bytes = static_cast<size_t>(args.tokens * kernel.token_bytes(weight.columns));
+  std::byte* activations = context.scratch.get(context.threads.size(), activation_bytes);
+  if (kernel.prepare != nullptr)
+    context.threads.parallel_items(args.tokens,
+                                   [&](int64_t t, int) { kernel.prepare(args, t, activations); });
 
-  const DotTask task{args, activations, token_bytes};
-  const int64_t chunk = chunk_rows(args, context.threads.size());
+  const DotTask task{args, activations};
+  const Chunks chunks(weight.rows, context.threads.size());
   const auto scratch_bytes = static_cast<size_t>(kernel.scratch_bytes(args));
-  context.threads.parallel_items((weight.rows + chunk - 1) / chunk, [&](int64_t i, int thread) {
-    kernel.rows(task, i * chunk, std::min((i + 1) * chunk, weight.rows),
-                context.scratch.get(thread, scratch_bytes));
+  context.threads.parallel_items(chunks.count(), [&](int64_t i, int thread) {
+    kernel.rows(task, chunks.begin(i), chunks.begin(i + 1), context.scratch.get(thread, scratch_bytes));
   });
 }
 

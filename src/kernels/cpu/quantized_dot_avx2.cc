@@ -76,7 +76,7 @@ struct Avx2Dot {
     unpacked::Values values;
     Format::unpack(super, values);
     for (int64_t t = 0; t < task.args.tokens; ++t)
-      add<Format>(values, task.token<ActivationBlock>(t)[s], partials[t]);
+      add<Format>(values, *task.unit<ActivationBlock>(s, t), partials[t]);
   }
 };
 
@@ -102,13 +102,13 @@ struct AvxVnniDot {
     unpacked::Values values;
     Format::unpack(super, values);
     for (int64_t t = 0; t < task.args.tokens; ++t)
-      add<Format>(values, task.token<ActivationBlock>(t)[s], partials[t]);
+      add<Format>(values, *task.unit<ActivationBlock>(s, t), partials[t]);
   }
 };
 
 template <typename Format>
-ONGGI_AVX2 void prepare(const float* x, int64_t columns, std::byte* out) {
-  unpacked::prepare<Format>(x, columns, out);
+ONGGI_AVX2 void prepare(const LinearArgs& args, int64_t t, std::byte* activations) {
+  unpacked::prepare<Format>(args, t, activations);
 }
 
 template <typename Format>

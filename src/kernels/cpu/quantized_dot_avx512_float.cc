@@ -21,6 +21,9 @@ constexpr int kTileTokens = 4;
 constexpr int kNf4TileTokens = 8;
 constexpr int kBf16Lanes = 32;
 
+// Bytes of a row of bf16.
+int64_t bf16_bytes(int64_t columns) { return (columns * 2 + 63) / 64 * 64; }
+
 // --- plain types: tiles of rows and tokens ---
 
 // For each type: vectors of weights and activations, where `count` elements are left before the row's end,
@@ -70,7 +73,8 @@ const typename Type::Activation* token_activations(const DotTask& task, int64_t 
   if constexpr (std::is_same_v<typename Type::Activation, float>) {
     return task.args.x + t * task.args.weight.columns;
   } else {
-    return task.token<typename Type::Activation>(t);
+    return reinterpret_cast<const typename Type::Activation*>(task.activations +
+                                                              t * bf16_bytes(task.args.weight.columns));
   }
 }
 
@@ -126,10 +130,10 @@ void plain_rows(const DotTask& task, int64_t begin, int64_t end, std::byte*) {
   for (; n < end; ++n) plain_rows_of_tokens<Type, 1>(task, n);
 }
 
-int64_t bf16_bytes(int64_t columns) { return (columns * 2 + 63) / 64 * 64; }
-
-ONGGI_AVX512_BF16 void prepare_bf16(const float* x, int64_t columns, std::byte* out) {
-  auto* to = reinterpret_cast<uint16_t*>(out);
+ONGGI_AVX512_BF16 void prepare_bf16(const LinearArgs& args, int64_t t, std::byte* activations) {
+  const int64_t columns = args.weight.columns;
+  const float* x = args.x + t * columns;
+  auto* to = reinterpret_cast<uint16_t*>(activations + t * bf16_bytes(columns));
   for (int64_t k = 0; k < columns; k += 16) {
     const __m256i narrow = (__m256i)_mm512_cvtneps_pbh(F32::activations(x + k, columns - k));
     const __mmask16 mask = _cvtu32_mask16(columns - k >= 16 ? 0xFFFF : (1u << (columns - k)) - 1);
@@ -139,19 +143,22 @@ ONGGI_AVX512_BF16 void prepare_bf16(const float* x, int64_t columns, std::byte* 
 
 // --- nf4 ---
 
-// One block of activations as bf16: 32 with even indices, then 32 with odd ones, as nibbles come apart.
-ONGGI_AVX512_BF16 void prepare_nf4(const float* x, int64_t columns, std::byte* out) {
+// One block of activations as bf16: those with even indices and those with odd ones, as nibbles come apart.
+struct alignas(64) Nf4Activations {
+  __m512bh even, odd;
+};
+
+ONGGI_AVX512_BF16 void prepare_nf4(const LinearArgs& args, int64_t t, std::byte* activations) {
   const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
   const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
-  auto* to = reinterpret_cast<__m512bh*>(out);
-  for (int64_t b = 0; b < columns / kNf4BlockElements; ++b) {
-    const float* from = x + kNf4BlockElements * b;
+  for (int64_t b = 0; b < args.weight.columns / kNf4BlockElements; ++b) {
+    const float* from = args.x + t * args.weight.columns + kNf4BlockElements * b;
+    auto* to = reinterpret_cast<Nf4Activations*>(activations) + b * args.tokens + t;
     const __m512 v0 = _mm512_loadu_ps(from), v1 = _mm512_loadu_ps(from + 16);
     const __m512 v2 = _mm512_loadu_ps(from + 32), v3 = _mm512_loadu_ps(from + 48);
-    to[2 * b] =
+    to->even =
         _mm512_cvtne2ps_pbh(_mm512_permutex2var_ps(v2, even, v3), _mm512_permutex2var_ps(v0, even, v1));
-    to[2 * b + 1] =
-        _mm512_cvtne2ps_pbh(_mm512_permutex2var_ps(v2, odd, v3), _mm512_permutex2var_ps(v0, odd, v1));
+    to->odd = _mm512_cvtne2ps_pbh(_mm512_permutex2var_ps(v2, odd, v3), _mm512_permutex2var_ps(v0, odd, v1));
   }
 }
 
@@ -169,25 +176,21 @@ Nf4CodeBf16 nf4_code_bf16() {
 template <int kTokens>
 ONGGI_AVX512_BF16 void nf4_tile(const DotTask& task, int64_t n, int64_t first_token, __m512i code,
                                 const float* absmaxes) {
-  const int64_t columns = task.args.weight.columns;
-  const auto* packed = static_cast<const uint8_t*>(task.args.weight.data) + n * columns / 2;
-  const __m512bh* x[kTokens];
+  const int64_t blocks = task.args.weight.columns / kNf4BlockElements;
+  const auto* packed = static_cast<const __m256i*>(task.args.weight.data) + n * blocks;
   __m512 sums[kTokens];
 #pragma GCC unroll 8
-  for (int t = 0; t < kTokens; ++t) {
-    x[t] = task.token<__m512bh>(first_token + t);
-    sums[t] = _mm512_setzero_ps();
-  }
-  for (int64_t b = 0; b < columns / kNf4BlockElements; ++b) {
-    const auto* bytes = reinterpret_cast<const __m256i*>(packed + kNf4BlockElements / 2 * b);
-    const __m512i pairs = _mm512_cvtepu8_epi16(_mm256_loadu_si256(bytes));
+  for (int t = 0; t < kTokens; ++t) sums[t] = _mm512_setzero_ps();
+  for (int64_t b = 0; b < blocks; ++b) {
+    const __m512i pairs = _mm512_cvtepu8_epi16(_mm256_loadu_si256(packed + b));
     const __m512i even = _mm512_permutexvar_epi16(_mm512_srli_epi16(pairs, 4), code);
     const __m512i odd = _mm512_permutexvar_epi16(pairs, code);
     const __m512 absmax = _mm512_set1_ps(absmaxes[b]);
+    const auto* x = task.unit<Nf4Activations>(b, first_token);
 #pragma GCC unroll 8
     for (int t = 0; t < kTokens; ++t) {
-      __m512 block = _mm512_dpbf16_ps(_mm512_setzero_ps(), (__m512bh)even, x[t][2 * b]);
-      block = _mm512_dpbf16_ps(block, (__m512bh)odd, x[t][2 * b + 1]);
+      __m512 block = _mm512_dpbf16_ps(_mm512_setzero_ps(), (__m512bh)even, x[t].even);
+      block = _mm512_dpbf16_ps(block, (__m512bh)odd, x[t].odd);
       sums[t] = _mm512_fmadd_ps(block, absmax, sums[t]);
     }
   }

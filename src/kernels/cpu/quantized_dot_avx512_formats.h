@@ -10,6 +10,7 @@
 
 #include <immintrin.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 
@@ -54,7 +55,7 @@ ONGGI_AVX512_VNNI_INLINE uint32_t word(const uint8_t* bytes) {
 }
 
 ONGGI_AVX512_VNNI_INLINE __m512 broadcast_f16(uint16_t bits) {
-  return _mm512_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(bits)));
+  return _mm512_cvtph_ps(_mm256_set1_epi16(static_cast<int16_t>(bits)));
 }
 
 ONGGI_AVX512_VNNI_INLINE __m512 from_i8(__m128i bytes) {
@@ -155,24 +156,34 @@ struct Q3K {
   }
 };
 
-// Q4_K's and Q5_K's scales or minimums (see q4k_scale_min), each byte twice. `low` are bytes 0 .. 3 of the
-// scales or 4 .. 7 for the minimums, `last` bytes 8 .. 11, shifted right by four for the minimums.
-ONGGI_AVX512_VNNI_INLINE __m128i six_bit_pairs(uint32_t low, uint32_t last) {
-  const uint32_t first = low & 0x3F3F3F3F;
-  const uint32_t second = (last & 0x0F0F0F0F) | ((low >> 2) & 0x30303030);
-  const __m128i bytes = _mm_cvtsi64_si128(static_cast<int64_t>(uint64_t{second} << 32 | first));
-  return _mm_unpacklo_epi8(bytes, bytes);
+// The 12 bytes of Q4_K's and Q5_K's scales and minimums (see q4k_scale_min) as bytes, each twice: 16 scales
+// in the lower half, 16 minimums in the upper. Both bytes of a 16-bit word belong to the same sub-block, so
+// words are shifted. `header`: d, dmin and the 12 bytes, in both halves.
+ONGGI_AVX512_VNNI_INLINE __m256i six_bit_pairs(__m256i header) {
+  const __m256i low_bytes = _mm256_setr_epi8(4, 4, 5, 5, 6, 6, 7, 7, 12, 12, 13, 13, 14, 14, 15, 15,  //
+                                             8, 8, 9, 9, 10, 10, 11, 11, 12, 12, 13, 13, 14, 14, 15, 15);
+  const __m256i high_bytes = _mm256_setr_epi8(-1, -1, -1, -1, -1, -1, -1, -1, 4, 4, 5, 5, 6, 6, 7, 7,  //
+                                              -1, -1, -1, -1, -1, -1, -1, -1, 8, 8, 9, 9, 10, 10, 11, 11);
+  const __m256i shifts = _mm256_setr_epi16(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 4, 4, 4);
+  const __m256i masks =
+      _mm256_setr_epi64x(0x3F3F3F3F3F3F3F3F, 0x0F0F0F0F0F0F0F0F, 0x3F3F3F3F3F3F3F3F, 0x0F0F0F0F0F0F0F0F);
+  const __m256i low = _mm256_srlv_epi16(_mm256_shuffle_epi8(header, low_bytes), shifts);
+  const __m256i high = _mm256_srli_epi16(_mm256_shuffle_epi8(header, high_bytes), 2);
+  return _mm256_or_si256(_mm256_and_si256(low, masks), _mm256_and_si256(high, _mm256_set1_epi8(0x30)));
 }
 
 template <typename Block>
 struct Q4KScales {
+  ONGGI_AVX512_VNNI_INLINE static __m256i pairs(const Block& super) {
+    static_assert(offsetof(Block, scales) == 4);
+    const auto* header = reinterpret_cast<const __m128i*>(&super);
+    return six_bit_pairs(_mm256_broadcastsi128_si256(_mm_loadu_si128(header)));
+  }
   ONGGI_AVX512_VNNI_INLINE static __m512 scales(const Block& super) {
-    return _mm512_mul_ps(broadcast_f16(super.d),
-                         from_u8(six_bit_pairs(word(super.scales), word(super.scales + 8))));
+    return _mm512_mul_ps(broadcast_f16(super.d), from_u8(_mm256_castsi256_si128(pairs(super))));
   }
   ONGGI_AVX512_VNNI_INLINE static __m512 minimums(const Block& super) {
-    return _mm512_mul_ps(broadcast_f16(super.dmin),
-                         from_u8(six_bit_pairs(word(super.scales + 4), word(super.scales + 8) >> 4)));
+    return _mm512_mul_ps(broadcast_f16(super.dmin), from_u8(_mm256_extracti128_si256(pairs(super), 1)));
   }
 };
 

@@ -47,14 +47,16 @@ inline ActivationScale activation_scale(int32_t magnitude_bits) {
   return {amax / 127.0f, 127.0f / amax};
 }
 
+// Activations as a kernel wants them: units of unit_bytes (an ActivationBlock, or a whole row of bf16), unit
+// s of token t at index s * tokens + t, so that a tile of tokens has one address and fixed distances.
 struct DotTask {
   const LinearArgs& args;
-  const std::byte* activations;  // prepared, `token_bytes` per token; aligned to 64
-  int64_t token_bytes;
+  const std::byte* activations;  // aligned to 64
 
-  template <typename T>
-  const T* token(int64_t t) const {
-    return reinterpret_cast<const T*>(activations + t * token_bytes);
+  // Unit s of token t; that of token t + 1 follows it.
+  template <typename Unit>
+  const Unit* unit(int64_t s, int64_t t) const {
+    return reinterpret_cast<const Unit*>(activations) + s * args.tokens + t;
   }
   const std::byte* row(int64_t n, int64_t row_bytes) const {
     return static_cast<const std::byte*>(args.weight.data) + n * row_bytes;
@@ -67,10 +69,10 @@ struct DotTask {
 
 // One format's kernel for one instruction set.
 struct DotKernel {
-  // Bytes of one token's activations as prepare() writes them, a multiple of 64.
+  // Bytes of one token's prepared activations, a multiple of 64.
   int64_t (*token_bytes)(int64_t columns) = nullptr;
-  // x f32 [K] of one token.
-  void (*prepare)(const float* x, int64_t columns, std::byte* out) = nullptr;
+  // Writes those of token t into `activations`; null: the kernel takes x as it is.
+  void (*prepare)(const LinearArgs& args, int64_t t, std::byte* activations) = nullptr;
   // Working memory of rows(), bytes.
   int64_t (*scratch_bytes)(const LinearArgs& args) = nullptr;
   // Rows [begin, end) of W for all tokens.

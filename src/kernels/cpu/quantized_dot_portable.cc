@@ -25,13 +25,13 @@ struct PortableDot {
     unpacked::Values values;
     Format::unpack(super, values);
     for (int64_t t = 0; t < task.args.tokens; ++t)
-      add<Format>(values, task.token<ActivationBlock>(t)[s], partials[t]);
+      add<Format>(values, *task.unit<ActivationBlock>(s, t), partials[t]);
   }
 };
 
 template <typename Format>
-void prepare(const float* x, int64_t columns, std::byte* out) {
-  unpacked::prepare<Format>(x, columns, out);
+void prepare(const LinearArgs& args, int64_t t, std::byte* activations) {
+  unpacked::prepare<Format>(args, t, activations);
 }
 
 template <typename Format>

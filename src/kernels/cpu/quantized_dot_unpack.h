@@ -170,14 +170,15 @@ ONGGI_ALWAYS_INLINE void prepare_block(const float* x, ActivationBlock& block) {
 }
 
 template <typename Format>
-ONGGI_ALWAYS_INLINE void prepare(const float* x, int64_t columns, std::byte* out) {
-  auto* blocks = reinterpret_cast<ActivationBlock*>(out);
-  const int64_t whole = columns / kSuperElements;
-  for (int64_t s = 0; s < whole; ++s) prepare_block<Format>(x + kSuperElements * s, blocks[s]);
+ONGGI_ALWAYS_INLINE void prepare(const LinearArgs& args, int64_t t, std::byte* activations) {
+  auto* blocks = reinterpret_cast<ActivationBlock*>(activations) + t;
+  const int64_t columns = args.weight.columns, whole = columns / kSuperElements;
+  const float* x = args.x + t * columns;
+  for (int64_t s = 0; s < whole; ++s) prepare_block<Format>(x + kSuperElements * s, blocks[s * args.tokens]);
   if (columns % kSuperElements == 0) return;
   float padded[kSuperElements] = {};
   for (int64_t i = kSuperElements * whole; i < columns; ++i) padded[i - kSuperElements * whole] = x[i];
-  prepare_block<Format>(padded, blocks[whole]);
+  prepare_block<Format>(padded, blocks[whole * args.tokens]);
 }
 
 // Rows [begin, end), each block unpacked once for all tokens. Dot::add_super(super, task, s, partials) adds
