@@ -20,6 +20,8 @@ constexpr int kTileRows = 4;
 constexpr int kTileTokens = 4;
 constexpr int kNf4TileTokens = 8;
 constexpr int kBf16Lanes = 32;
+// How far ahead of the products weights are asked for; hardware looks a few vectors ahead only.
+constexpr int kPrefetchBytes = 1024;
 
 // Bytes of a row of bf16.
 int64_t bf16_bytes(int64_t columns) { return (columns * 2 + 63) / 64 * 64; }
@@ -92,7 +94,10 @@ ONGGI_AVX512_BF16 void plain_tile(const DotTask& task, int64_t n, int64_t first_
   for (int64_t k = 0; k < columns; k += Type::kLanes) {
     typename Type::Vector weights[kRows];
 #pragma GCC unroll 4
-    for (int r = 0; r < kRows; ++r) weights[r] = Type::weights(w + r * columns + k, columns - k);
+    for (int r = 0; r < kRows; ++r) {
+      weights[r] = Type::weights(w + r * columns + k, columns - k);
+      _mm_prefetch(reinterpret_cast<const char*>(w + r * columns + k) + kPrefetchBytes, _MM_HINT_T0);
+    }
 #pragma GCC unroll 4
     for (int t = 0; t < kTokens; ++t) {
       const typename Type::Vector activations = Type::activations(x[t] + k, columns - k);

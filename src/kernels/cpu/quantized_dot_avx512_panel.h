@@ -210,16 +210,26 @@ ONGGI_AVX512_VNNI_INLINE void scaled_sums(const Panel (&panels)[kPanels], const 
   }
 }
 
+// What to ask memory for during a tile, a piece per sub-block: many requests at once would stall everything
+// else.
+struct Ahead {
+  const std::byte* at = nullptr;
+  int64_t bytes_per_sub = 0;
+};
+
 // totals[t][p][r] += the products of the panels' rows and kTokens tokens.
 template <int kSub, bool kMinimums, int kTokens>
 ONGGI_AVX512_VNNI void multiply_tile(const Panel (&panels)[kPanels], const ActivationBlock* x,
-                                     float (*totals)[kPanels][kLanes]) {
+                                     float (*totals)[kPanels][kLanes], Ahead ahead) {
   __m512 total[kPanels][kTokens];
 #pragma GCC unroll 2
   for (int p = 0; p < kPanels; ++p)
 #pragma GCC unroll 8
     for (int t = 0; t < kTokens; ++t) total[p][t] = _mm512_load_ps(totals[t][p]);
   for (int sub = 0; sub < kSuperSubs; sub += kSub / 16) {
+    for (int64_t line = 0; line < ahead.bytes_per_sub; line += 64)
+      _mm_prefetch(reinterpret_cast<const char*>(ahead.at + line), _MM_HINT_T1);
+    ahead.at += ahead.bytes_per_sub;
     __m512 products[kPanels][kTokens];
     scaled_sums<kSub, kMinimums, kTokens>(panels, x, sub, products);
 #pragma GCC unroll 8
@@ -244,7 +254,7 @@ ONGGI_AVX512_VNNI void multiply_tile(const Panel (&panels)[kPanels], const Activ
     for (int t = 0; t < kTokens; ++t) _mm512_store_ps(totals[t][p], total[p][t]);
 }
 
-using Tile = void (*)(const Panel (&)[kPanels], const ActivationBlock*, float (*)[kPanels][kLanes]);
+using Tile = void (*)(const Panel (&)[kPanels], const ActivationBlock*, float (*)[kPanels][kLanes], Ahead);
 template <int kSub, bool kMinimums>
 inline constexpr Tile kTiles[kTileTokens + 1] = {nullptr,
                                                  multiply_tile<kSub, kMinimums, 1>,
@@ -282,9 +292,6 @@ struct SuperRows {
     for (int r = 0; r < kPanelRows; ++r) {
       const std::byte* from = task.row(std::min(n + r, end - 1), row_bytes) + s * kBytes;
       at[r] = reinterpret_cast<const Super*>(from);
-      // The rows of the next panel, which no hardware prefetcher follows through this order.
-      for (int64_t line = 0; line < kBytes; line += 64)
-        _mm_prefetch(reinterpret_cast<const char*>(from + kPanelRows * row_bytes + line), _MM_HINT_T0);
       if (left == kBytes) continue;
       padded[r] = Super{};
       std::memcpy(&padded[r], from, static_cast<size_t>(left));
@@ -300,19 +307,24 @@ void panel_rows(const DotTask& task, int64_t begin, int64_t end, std::byte* scra
   const int64_t tiles = (tokens + kTileTokens - 1) / kTileTokens;
   auto& scratch = *reinterpret_cast<PanelScratch*>(scratch_memory);
   auto* totals = scratch.totals();
+  const int64_t supers = super_blocks(columns), subs = kSuperElements / Format::kSub;
   SuperRows<Format> rows;
   for (int64_t n = begin; n < end; n += kPanelRows) {
     std::fill_n(totals[0][0], tokens * kPanelRows, 0.0f);
-    for (int64_t s = 0; s < super_blocks(columns); ++s) {
+    for (int64_t s = 0; s < supers; ++s) {
       rows.point(task, row_bytes, n, end, s);
       for (int p = 0; p < kPanels; ++p) {
         fill_quads<Format>(rows.at + kLanes * p, scratch.panels[p]);
         fill_scales<Format>(rows.at + kLanes * p, scratch.panels[p]);
       }
+      // The next rows, of which no hardware prefetcher would see the order: a share with each super-block.
+      const int64_t next_bytes = std::clamp<int64_t>(end - n - kPanelRows, 0, kPanelRows) * row_bytes;
+      const std::byte* next = task.row(n + kPanelRows, row_bytes) + next_bytes * s / supers;
       for (int64_t tile = 0; tile < tiles; ++tile) {
+        const Ahead ahead = {next, tile == 0 ? next_bytes / (supers * subs) : 0};
         const int64_t first = tokens * tile / tiles, last = tokens * (tile + 1) / tiles;
         kTiles<Format::kSub, Format::kOffset == 0>[last - first](
-            scratch.panels, task.unit<ActivationBlock>(s, first), totals + first);
+            scratch.panels, task.unit<ActivationBlock>(s, first), totals + first, ahead);
       }
     }
     const int64_t count = std::min<int64_t>(kPanelRows, end - n);
