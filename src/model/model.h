@@ -68,8 +68,7 @@ std::shared_ptr<Model> load_model(const std::filesystem::path& path, const LoadO
 
 // A model of this shape with random weights of a dtype (benchmarks, tests): normal with deviation 0.02.
 enum class RandomBody { kBF16, kNf4, kQ4_K_M, kQ8_0 };
-std::shared_ptr<Model> random_model(const ModelConfig& config, RandomBody body, uint64_t seed,
-                                    ThreadPool& threads);
+std::shared_ptr<Model> random_model(const ModelConfig& config, RandomBody body, uint64_t seed);
 
 // Everything that computes needs besides the model.
 struct Compute {

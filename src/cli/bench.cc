@@ -1,0 +1,334 @@
+// `onggi bench`: training, prefill, decode, quantisation and merge at the shape of any Qwen3 model, with
+// random weights. Each figure comes with the operations or bytes that it took and its ratio to what this
+// machine reaches in the same run.
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <numeric>
+
+#include "base/clock.h"
+#include "base/process.h"
+#include "base/random.h"
+#include "base/text.h"
+#include "cli/bench_checkpoint.h"
+#include "cli/command.h"
+#include "cli/terminal.h"
+#include "merge/merge.h"
+#include "model/inference.h"
+#include "model/training.h"
+#include "quantize/convert.h"
+
+namespace onggi {
+namespace {
+
+struct Options {
+  std::string shape = "qwen3-0.6b";
+  std::string weights;  // dtype of the body
+  std::string folder = "outputs/bench";
+  std::string type = "q4_k_m";
+  int64_t tokens = 0;  // of a sample, a prompt, or a context
+  int64_t users = 1;
+  int64_t repeats = 3;
+  int threads = 0;
+  bool json = false;
+};
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+struct Figure {
+  std::string name;
+  double value = 0;
+  std::string unit;
+};
+
+// What the machine can do, measured in the same run: the bound that figures are held against.
+double product_rate(const Compute& compute) {
+  // A square product in bf16 where there is such arithmetic: operations per second.
+  constexpr int64_t kSize = 2048, kRows = 512;
+  std::vector<uint16_t> weight(kSize * kSize, f32_to_bf16(0.01f));
+  std::vector<float> x(kRows * kSize, 0.5f), out(kRows * kSize);
+  LinearArgs args{.x = x.data(),
+                  .weight = {DType::kBF16, kSize, kSize, weight.data()},
+                  .tokens = kRows,
+                  .out = out.data()};
+  std::vector<double> rates;
+  for (int i = 0; i < 7; ++i) {
+    const Stopwatch watch;
+    run_op(compute.ops.linear, "linear", compute.ops, DType::kBF16, compute.context, args);
+    rates.push_back(2.0 * kRows * kSize * kSize / watch.seconds());
+  }
+  return *std::max_element(rates.begin(), rates.end());
+}
+
+// Reading memory with all threads: bytes per second.
+double read_rate(ThreadPool& threads) {
+  std::vector<uint64_t> memory((size_t{256} << 20) / sizeof(uint64_t), 1);
+  std::vector<uint64_t> sums(static_cast<size_t>(threads.size()) * 8);
+  std::vector<double> rates;
+  for (int i = 0; i < 5; ++i) {
+    const Stopwatch watch;
+    threads.parallel_for(static_cast<int64_t>(memory.size()), 8, [&](int64_t begin, int64_t end, int thread) {
+      uint64_t lanes[8] = {};
+      for (int64_t at = begin; at + 8 <= end; at += 8)
+        for (int lane = 0; lane < 8; ++lane) lanes[lane] ^= memory[static_cast<size_t>(at + lane)];
+      sums[static_cast<size_t>(thread) * 8] += std::accumulate(lanes, lanes + 8, uint64_t{0});
+    });
+    rates.push_back(static_cast<double>(memory.size() * sizeof(uint64_t)) / watch.seconds());
+  }
+  return *std::max_element(rates.begin(), rates.end());
+}
+
+// Weights that each token is multiplied with, without the embedding's look-up.
+double body_weights(const ModelConfig& c) {
+  return static_cast<double>(c.num_layers) *
+         static_cast<double>(c.hidden_size * (2 * c.q_size() + 2 * c.kv_size() + 3 * c.intermediate_size));
+}
+double head_weights(const ModelConfig& c) { return static_cast<double>(c.vocab_size * c.hidden_size); }
+
+class Bench {
+ public:
+  explicit Bench(const Options& options)
+      : options_(options),
+        threads_(options.threads),
+        scratch_(threads_.size()),
+        compute_{cpu_ops(), {threads_, scratch_}, Precision::kFast},
+        config_(published_config(options.shape)) {}
+
+  void train();
+  void prefill();
+  void decode();
+  void quantize();
+  void merge();
+  void print(const std::string& title) const;
+
+ private:
+  void add(const std::string& name, double value, const std::string& unit) {
+    figures_.push_back({name, value, unit});
+  }
+  RandomBody body(const char* fallback) const;
+  std::vector<int32_t> random_tokens(int64_t count, uint64_t stream) const;
+
+  const Options& options_;
+  ThreadPool threads_;
+  Scratch scratch_;
+  Compute compute_;
+  ModelConfig config_;
+  std::vector<Figure> figures_;
+};
+
+RandomBody Bench::body(const char* fallback) const {
+  const std::string name = options_.weights.empty() ? fallback : options_.weights;
+  if (name == "bf16") return RandomBody::kBF16;
+  if (name == "nf4") return RandomBody::kNf4;
+  if (name == "q8_0") return RandomBody::kQ8_0;
+  if (name == "q4_k_m") return RandomBody::kQ4_K_M;
+  throw UsageError(text("--weights takes bf16, nf4, q8_0 or q4_k_m, not '{}'", name));
+}
+
+std::vector<int32_t> Bench::random_tokens(int64_t count, uint64_t stream) const {
+  Random random(1, stream);
+  std::vector<int32_t> tokens;
+  for (int64_t i = 0; i < count; ++i)
+    tokens.push_back(static_cast<int32_t>(random.below(static_cast<uint32_t>(config_.vocab_size))));
+  return tokens;
+}
+
+void Bench::train() {
+  const int64_t length = options_.tokens > 0 ? options_.tokens : 256;
+  constexpr int64_t kSamples = 4;  // accumulation 4, as in the seed
+  const auto model = random_model(config_, body("nf4"), 1);
+  model->adapter.emplace(config_, lora_target_roles(), 16, 16.0);
+  model->adapter->initialise(1);
+  const size_t parameters = model->adapter->values.size();
+  std::vector<float> gradient(parameters), first(parameters), second(parameters);
+  TrainingMemory memory(*model, length, ActivationPolicy::kKeepAll);
+  const std::vector<int32_t> starts{0, static_cast<int32_t>(length)};
+  std::vector<double> seconds;
+  for (int64_t repeat = 0; repeat <= options_.repeats; ++repeat) {  // the first one warms up
+    const Stopwatch watch;
+    std::fill(gradient.begin(), gradient.end(), 0.0f);
+    for (int64_t sample = 0; sample < kSamples; ++sample) {
+      const auto tokens = random_tokens(length, static_cast<uint64_t>(sample));
+      // All tokens but the last carry a label: the dearest case.
+      std::vector<int32_t> labels(tokens.begin() + 1, tokens.end());
+      labels.push_back(-100);
+      const DropoutState dropout{0.1, 1, static_cast<uint64_t>(repeat * kSamples + sample)};
+      forward_backward(*model, compute_, {tokens, labels, starts}, dropout,
+                       1.0f / static_cast<float>(kSamples * (length - 1)), memory, gradient);
+    }
+    compute_.ops.adamw(compute_.context, {.weights = model->adapter->values.data(),
+                                          .gradient = gradient.data(),
+                                          .first_moment = first.data(),
+                                          .second_moment = second.data(),
+                                          .elements = static_cast<int64_t>(parameters),
+                                          .gradient_scale = 1,
+                                          .learning_rate = 2e-4f,
+                                          .beta1 = 0.9f,
+                                          .beta2 = 0.999f,
+                                          .epsilon = 1e-8f,
+                                          .weight_decay = 0,
+                                          .step = repeat + 1});
+    if (repeat > 0) seconds.push_back(watch.seconds());
+  }
+  const double rate = static_cast<double>(kSamples * length) / median(seconds);
+  // Forward and the input's gradient: two products of two operations a weight each.
+  const double operations = 4.0 * (body_weights(config_) + head_weights(config_));
+  const double limit = product_rate(compute_);
+  add(text("training, {} x {} tokens, rank 16", kSamples, length), rate, "tok/s");
+  add(text("operations"), operations / 1e9, "GFLOP/token");
+  add(text("rate of operations"), rate * operations / 1e9, "GFLOP/s");
+  add(text("this machine's bf16 product in the same run"), limit / 1e9, "GFLOP/s");
+  add(text("share of it"), 100 * rate * operations / limit, "%");
+  add(text("peak memory"), static_cast<double>(peak_memory_bytes()) / 1e6, "MB");
+}
+
+void Bench::prefill() {
+  const int64_t length = options_.tokens > 0 ? options_.tokens : 512;
+  const auto model = random_model(config_, body("q4_k_m"), 1);
+  KvCache cache(config_, (length + kKvPageTokens - 1) / kKvPageTokens, DType::kBF16);
+  const auto tokens = random_tokens(length, 0);
+  InferenceBuffers buffers;
+  std::vector<double> seconds;
+  for (int64_t repeat = 0; repeat <= options_.repeats; ++repeat) {
+    KvSequence sequence(cache);
+    sequence.reserve(length);
+    const SequenceInput input{&sequence, tokens};
+    const Stopwatch watch;
+    infer(*model, compute_, cache, std::span(&input, 1), buffers);
+    if (repeat > 0) seconds.push_back(watch.seconds());
+  }
+  const double rate = static_cast<double>(length) / median(seconds);
+  const double operations = 2.0 * body_weights(config_);
+  const double limit = product_rate(compute_);
+  add(text("prefill of {} tokens", length), rate, "tok/s");
+  add(text("operations"), operations / 1e9, "GFLOP/token");
+  add(text("this machine's bf16 product in the same run"), limit / 1e9, "GFLOP/s");
+  add(text("share of it"), 100 * rate * operations / limit, "%");
+}
+
+void Bench::decode() {
+  const int64_t past = options_.tokens > 0 ? options_.tokens : 64;
+  constexpr int64_t kGenerated = 32;
+  const auto model = random_model(config_, body("q4_k_m"), 1);
+  const int64_t pages = (past + kGenerated + kKvPageTokens) / kKvPageTokens + 1;
+  KvCache cache(config_, options_.users * pages, DType::kBF16);
+  InferenceBuffers buffers;
+  std::vector<double> seconds;
+  for (int64_t repeat = 0; repeat <= options_.repeats; ++repeat) {
+    std::vector<KvSequence> sequences;
+    std::vector<std::vector<int32_t>> next;
+    for (int64_t user = 0; user < options_.users; ++user) {
+      sequences.emplace_back(cache);
+      next.push_back(random_tokens(past, static_cast<uint64_t>(user)));
+    }
+    const auto step = [&] {
+      std::vector<SequenceInput> inputs;
+      for (size_t user = 0; user < sequences.size(); ++user) {
+        sequences[user].reserve(sequences[user].length() + static_cast<int64_t>(next[user].size()));
+        inputs.push_back({&sequences[user], next[user]});
+      }
+      infer(*model, compute_, cache, inputs, buffers);
+    };
+    step();
+    for (auto& tokens : next) tokens = {7};
+    const Stopwatch watch;
+    for (int64_t i = 0; i < kGenerated; ++i) step();
+    if (repeat > 0) seconds.push_back(watch.seconds());
+  }
+  const double rate = static_cast<double>(options_.users * kGenerated) / median(seconds);
+  const double bytes =
+      static_cast<double>(model->weight_bytes);  // the embedding is read once, as the output matrix
+  const double limit = read_rate(threads_);
+  add(text("decode, {} users after {} tokens", options_.users, past), rate, "tok/s");
+  add(text("weights read a step"), bytes / 1e9, "GB");
+  add(text("rate of reading"), rate / static_cast<double>(options_.users) * bytes / 1e9, "GB/s");
+  add(text("this machine's memory in the same run"), limit / 1e9, "GB/s");
+  add(text("share of it"), 100 * rate / static_cast<double>(options_.users) * bytes / limit, "%");
+}
+
+void Bench::quantize() {
+  const fs::path folder = bench_checkpoint(config_, options_.folder);
+  ConvertOptions convert;
+  convert.source = folder;
+  convert.output = fs::path(options_.folder) / (options_.type + ".gguf");
+  convert.recipe = parse_recipe(options_.type);
+  const uint64_t before = resident_memory_bytes();
+  reset_peak_memory();
+  const ConvertResult result = convert_to_gguf(convert, threads_);
+  add(text("quantise to {}", options_.type), result.seconds, "s");
+  add(text("weights"), static_cast<double>(result.weights) / 1e6, "M");
+  add(text("rate"), static_cast<double>(result.weights) / result.seconds / 1e6, "M/s");
+  add(text("relative error"), result.relative_error, "");
+  add(text("memory before"), static_cast<double>(before) / 1e6, "MB");
+  add(text("peak memory"), static_cast<double>(peak_memory_bytes()) / 1e6, "MB");
+}
+
+void Bench::merge() {
+  const fs::path folder = bench_checkpoint(config_, options_.folder);
+  MergeOptions merge;
+  merge.base_folder = folder;
+  merge.adapter_folder = bench_adapter(config_, options_.folder);
+  merge.output_folder = fs::path(options_.folder) / "merged";
+  fs::remove_all(merge.output_folder);
+  if (options_.weights == "nf4") merge.base = MergeBase::kNf4Dequantized;
+  reset_peak_memory();
+  const MergeResult result = merge_adapter(merge, threads_);
+  add(text("merge onto {}", merge_base_name(merge.base)), result.seconds, "s");
+  add(text("written"), static_cast<double>(result.bytes) / 1e9, "GB");
+  add(text("rate"), static_cast<double>(result.bytes) / result.seconds / 1e9, "GB/s");
+  add(text("peak memory"), static_cast<double>(peak_memory_bytes()) / 1e6, "MB");
+}
+
+void Bench::print(const std::string& title) const {
+  const Terminal terminal(stdout);
+  if (options_.json) {
+    nlohmann::ordered_json json = {{"bench", title}, {"shape", options_.shape}, {"threads", threads_.size()}};
+    for (const Figure& figure : figures_)
+      json["figures"].push_back({{"name", figure.name}, {"value", figure.value}, {"unit", figure.unit}});
+    terminal.write(json.dump() + "\n");
+    return;
+  }
+  Table table({text("{}, {}, {} threads", title, options_.shape, threads_.size()), "", ""},
+              {Align::kLeft, Align::kRight, Align::kLeft});
+  for (const Figure& figure : figures_)
+    table.add({figure.name, fmt::format("{:.4g}", figure.value), figure.unit});
+  terminal.write(table.to_string(terminal));
+}
+
+}  // namespace
+
+RunCommand setup_bench(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  auto what = std::make_shared<std::string>();
+  app.add_option("what", *what, text("train, prefill, decode, quantize or merge"))
+      ->required()
+      ->check(CLI::IsMember({"train", "prefill", "decode", "quantize", "merge"}));
+  app.add_option("--shape", options->shape, text("A published model, e.g. qwen3-0.6b or qwen3-8b"));
+  app.add_option("--weights", options->weights, text("Weights of the body: bf16, nf4, q8_0 or q4_k_m"));
+  app.add_option("--tokens", options->tokens, text("Tokens of a sample, a prompt or a context"))
+      ->check(CLI::Range(1, 1 << 20));
+  app.add_option("--users", options->users, text("Sequences that share each step"))
+      ->check(CLI::Range(1, 256));
+  app.add_option("--repeats", options->repeats, text("Measured runs; the median is shown"))
+      ->check(CLI::Range(1, 100));
+  app.add_option("--threads", options->threads, text("CPU threads; 0: all"));
+  app.add_option("--type", options->type, text("GGUF type to quantise to"));
+  app.add_option("--folder", options->folder, text("Where files of quantize and merge go"));
+  app.add_flag("--json", options->json, text("Print JSON"));
+  return [options, what] {
+    Bench bench(*options);
+    if (*what == "train") bench.train();
+    if (*what == "prefill") bench.prefill();
+    if (*what == "decode") bench.decode();
+    if (*what == "quantize") bench.quantize();
+    if (*what == "merge") bench.merge();
+    bench.print(*what);
+    return ExitCode::kDone;
+  };
+}
+
+}  // namespace onggi
