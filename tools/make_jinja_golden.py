@@ -213,7 +213,7 @@ one\r\ntwo\r\n
 {{ n|length }}
 {{ items|map('upper')|length }}
 {{ 5|first }}
-{{ items|items }}
+{{ items|items|list }}
 # tojson
 {{ d|tojson }} {{ items|tojson }} {{ nothing|tojson }} {{ yes|tojson }} {{ x|tojson }} {{ 'é😀'|tojson }} {{ 'é😀\x7f/'|tojson(ensure_ascii=true) }} {{ (1, 2)|tojson }} {{ {}|tojson }} {{ []|tojson }} {{ 1e100|tojson }}
 {{ d|tojson(indent=2) }}

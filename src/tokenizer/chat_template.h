@@ -29,6 +29,11 @@ ThinkMode think_mode_of(std::string_view name);
 // The template's variable enable_thinking when a model trained in this mode is asked; absent for kMixed.
 std::optional<bool> enable_thinking_of(ThinkMode mode);
 
+// Whether an assistant message holds reasoning: a <think> block with text in it, or reasoning_content.
+bool reasons(const nlohmann::ordered_json& message);
+// An answer without its <think> block.
+std::string without_reasoning(std::string_view answer);
+
 struct RenderOptions {
   const nlohmann::ordered_json* tools = nullptr;  // an array of function descriptions
   bool add_generation_prompt = true;

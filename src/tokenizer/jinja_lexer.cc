@@ -62,13 +62,7 @@ class Lexer {
   }
   static std::string text_too_large() { return text("the template has more than {} tokens", kMaxTokens); }
 
-  void skip_space() {
-    while (position_ < source_.size()) {
-      size_t after = position_;
-      if (!is_python_space(next_code_point(source_, after))) return;
-      advance(after - position_);
-    }
-  }
+  void skip_space() { advance(behind_space(position_) - position_); }
 
   // Text up to the next tag, then the tag.
   void data() {
@@ -155,27 +149,32 @@ class Lexer {
     return false;
   }
 
+  // The position behind white space.
+  size_t behind_space(size_t position) const {
+    while (position < source_.size()) {
+      size_t after = position;
+      if (!is_python_space(next_code_point(source_, after))) break;
+      position = after;
+    }
+    return position;
+  }
+  bool stands_at(size_t position, std::string_view what) const {
+    return source_.compare(position, what.size(), what) == 0;
+  }
+
   void raw() {
     const size_t begin = position_;
     for (size_t tag = source_.find("{%", begin); tag != std::string::npos;
          tag = source_.find("{%", tag + 2)) {
       const char sign = tag + 2 < source_.size() ? source_[tag + 2] : '\0';
-      const size_t start = position_;
-      const int line = line_;
-      advance(tag - position_ + (sign == '-' || sign == '+' ? 3 : 2));
-      skip_space();
-      if (at("endraw")) {
-        advance(6);
-        skip_space();
-        const bool signed_end = at("-%}") || at("+%}");
-        if (signed_end || at("%}")) {
-          const auto part = trimmed(std::string_view(source_).substr(begin, tag - begin), sign, true);
-          put_text(part);
-          return end_tag(signed_end ? peek() : '\0', signed_end ? 3 : 2, true);
-        }
-      }
-      position_ = start;
-      line_ = line;
+      const size_t name = behind_space(tag + (sign == '-' || sign == '+' ? 3 : 2));
+      if (!stands_at(name, "endraw")) continue;
+      const size_t end = behind_space(name + 6);
+      const bool is_signed = stands_at(end, "-%}") || stands_at(end, "+%}");
+      if (!is_signed && !stands_at(end, "%}")) continue;
+      put_text(trimmed(std::string_view(source_).substr(begin, tag - begin), sign, true));
+      advance(end - begin);
+      return end_tag(is_signed ? peek() : '\0', is_signed ? 3 : 2, true);
     }
     fail(line_, text("a raw block does not end"));
   }

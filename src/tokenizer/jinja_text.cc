@@ -14,8 +14,6 @@
 namespace onggi::jinja {
 namespace {
 
-constexpr size_t kMaxStringBytes = size_t{64} << 20;
-
 std::string hex(char32_t c, int digits) {
   static constexpr char kDigits[] = "0123456789abcdef";
   std::string result;
@@ -251,8 +249,8 @@ std::vector<std::string> split_lines(std::string_view input, bool keep_ends) {
 std::string replace(std::string_view input, std::string_view from, std::string_view to, int64_t count) {
   std::string result;
   const auto put = [&](std::string_view part) {
-    if (result.size() + part.size() > kMaxStringBytes)
-      throw Fault(text("a string grows beyond {} bytes", kMaxStringBytes));
+    if (result.size() + part.size() > kMaxBytes)
+      throw Fault(text("a string grows beyond {} bytes", kMaxBytes));
     result += part;
   };
   if (from.empty()) {  // before every character and at the end

@@ -15,6 +15,10 @@
 
 namespace onggi::jinja {
 
+// The largest string that a template may build, and about the largest list or dict in bytes: well above any
+// prompt that a model can read.
+inline constexpr size_t kMaxBytes = size_t{16} << 20;
+
 class Value;
 struct MacroStatement;
 struct Scope;
@@ -39,7 +43,8 @@ enum class SequenceKind { kList, kTuple, kGenerator, kView };
 struct Sequence {
   std::vector<Value> items;
   SequenceKind kind = SequenceKind::kList;
-  int depth = 1;  // of nesting, so that hostile templates cannot build what recursion cannot follow
+  int depth = 1;        // of nesting, so that hostile templates cannot build what recursion cannot follow
+  uint64_t weight = 0;  // about the bytes of all below, counted at each place where it is shared
   mutable size_t taken = 0;  // of a generator: items already given out
 };
 
@@ -47,6 +52,7 @@ struct Dict {
   std::vector<std::pair<Value, Value>> items;       // in the order of insertion
   std::unordered_map<std::string, size_t> by_text;  // string keys
   int depth = 1;
+  uint64_t weight = 0;
 
   const Value* find(const Value& key) const;
   const Value* find(std::string_view key) const;
@@ -120,7 +126,8 @@ class Value {
   int64_t integer() const;
   double real() const;  // of a number
 
-  int depth() const;  // of nested lists and dicts
+  int depth() const;        // of nested lists and dicts
+  uint64_t weight() const;  // about the bytes to walk over it
 
  private:
   std::variant<Undefined, None, bool, int64_t, double, std::shared_ptr<const String>, SequencePtr, DictPtr,
@@ -132,12 +139,12 @@ class Value {
 struct LoopState {
   std::vector<Value> items;
   size_t index = 0;
-  int64_t depth0 = 0;
   mutable std::vector<Value> last_changed;  // the arguments of the last loop.changed(...)
   mutable bool has_changed = false;
 };
 
-// Makes a list (tuple, generator, view). Throws Fault where it is nested too deep or holds what it may not.
+// Makes a list (tuple, generator, view). Throws Fault where it is nested too deep, too large, or holds what
+// it may not.
 Value make_sequence(std::vector<Value> items, SequenceKind kind = SequenceKind::kList);
 Value make_dict(std::vector<std::pair<Value, Value>> items);
 
