@@ -1,7 +1,87 @@
 // The table of subcommands.
+#include <CLI/CLI.hpp>
 #include <cstdio>
+#include <new>
+#include <string>
+#include <string_view>
+#include <vector>
 
-int main() {
-  std::puts("onggi");
-  return 0;
+#include "base/log.h"
+#include "base/text.h"
+#include "cli/command.h"
+
+namespace onggi {
+namespace {
+
+constexpr Command kCommands[] = {
+    {"chat", "Talk to a model in the terminal", setup_chat},
+    {"generate", "Continue one prompt, or score it", setup_generate},
+    {"tokenize", "Turn text into the ids of a model's tokenizer", setup_tokenize},
+};
+
+// The descriptions of the options are texts too, so the language has to be known before they are declared.
+std::string language_of(int argc, char** argv) {
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view argument = argv[i];
+    if (argument == "--lang" && i + 1 < argc) return argv[i + 1];
+    if (argument.starts_with("--lang=")) return std::string(argument.substr(7));
+  }
+  return "";
+}
+
+// Parses and runs; what went wrong is thrown.
+ExitCode run(int argc, char** argv) {
+  CLI::App app(text("Onggi trains, checks, converts and serves Qwen3 models."), "onggi");
+  app.set_version_flag("--version", ONGGI_VERSION);
+  app.require_subcommand(1);
+  app.fallthrough();
+  std::string language, log_level = "warning";
+  app.add_option("--lang", language, text("Language of messages: en or ko; else the locale's"))
+      ->check(CLI::IsMember({"en", "ko"}));
+  app.add_option("--log-level", log_level, text("What is logged: debug, info, warning or error"))
+      ->check(CLI::IsMember({"debug", "info", "warning", "error"}));
+  std::vector<std::pair<CLI::App*, RunCommand>> commands;
+  for (const Command& command : kCommands) {
+    CLI::App* sub = app.add_subcommand(command.name, translate(command.description));
+    commands.emplace_back(sub, command.setup(*sub));
+  }
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    // Help and version are exceptions too, with code 0; all others are wrong use.
+    return app.exit(error) == 0 ? ExitCode::kDone : ExitCode::kUsage;
+  }
+  set_log_level(log_level.c_str());
+  for (const auto& [sub, run_command] : commands) {
+    if (sub->parsed()) return run_command();
+  }
+  return ExitCode::kUsage;
+}
+
+int fail(ExitCode code, const std::string& message) {
+  std::fflush(stdout);
+  std::fprintf(stderr, "onggi: %s\n", message.c_str());
+  return static_cast<int>(code);
+}
+
+}  // namespace
+}  // namespace onggi
+
+int main(int argc, char** argv) {
+  using onggi::ExitCode;
+  using onggi::text;
+  try {
+    onggi::set_language(onggi::language_of(argc, argv));
+    return static_cast<int>(onggi::run(argc, argv));
+  } catch (const onggi::Error& error) {
+    return onggi::fail(error.exit_code(), error.what());
+  } catch (const std::bad_alloc&) {
+    return onggi::fail(
+        ExitCode::kMachine,
+        text("the machine has no memory left; close other programs or choose a smaller model"));
+  } catch (const std::exception& error) {
+    return onggi::fail(
+        ExitCode::kWorkFailed,
+        text("a bug in Onggi: {}; please report it with the command that you ran", error.what()));
+  }
 }
