@@ -25,7 +25,7 @@ std::string_view name_of(DataLayout layout);
 struct DataRow {
   size_t line = 0;  // 1-based line of the file where the row begins (of an array: where its object begins)
   std::string question;       // the last user turn
-  std::string answer;         // the last assistant turn, as in the file
+  std::string answer;         // the last assistant turn, without an empty or removed <think> block
   std::string style, domain;  // empty where the row has none
   std::string messages_json;  // the whole conversation, for ChatTemplate
   std::string tools_json;     // empty where the row has none

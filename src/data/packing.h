@@ -43,7 +43,8 @@ enum class SampleOrder { kShuffled, kSequential };
 class EpochSampler {
  public:
   // count > 0.
-  EpochSampler(size_t count, uint64_t seed, SampleOrder order = SampleOrder::kShuffled, DataCursor start = {});
+  EpochSampler(size_t count, uint64_t seed, SampleOrder order = SampleOrder::kShuffled,
+               DataCursor start = {});
 
   // The next index, across the ends of epochs.
   uint32_t next();
