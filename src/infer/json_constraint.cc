@@ -70,12 +70,13 @@ class GrammarConstraint : public TokenConstraint {
   bool finished_ = false;
 };
 
-// White space, then the value.
+// Up to two line ends, which follow the reasoning, then the value.
 std::unique_ptr<TokenConstraint> constraint_of(Tokenizer tokenizer, ByteGrammar grammar,
                                                const JsonRules& rules, ByteGrammar::Rule value,
                                                const JsonConstraintOptions& options) {
   const ByteGrammar::Rule root = grammar.add_rule();
-  grammar.add_alternative(root, {ByteGrammar::ref(rules.space), ByteGrammar::ref(value)});
+  grammar.add_alternative(
+      root, {ByteGrammar::ref(rules.space), ByteGrammar::ref(rules.space), ByteGrammar::ref(value)});
   return std::make_unique<GrammarConstraint>(std::move(tokenizer), ByteAutomaton(std::move(grammar), root),
                                              options);
 }

@@ -4,7 +4,10 @@ namespace onggi {
 namespace {
 
 using G = ByteGrammar;
-constexpr int kMaxSpace = 40;
+constexpr int kMaxIndent = 32;
+// Of a number before and after its point, and two of its exponent: what readers hold as int64 and double.
+// Models that lose their way write digits without end.
+constexpr int kMaxDigits = 17;
 
 }  // namespace
 
@@ -20,14 +23,18 @@ JsonRules::JsonRules(ByteGrammar& grammar) : grammar_(grammar) {
 }
 
 void JsonRules::add_space() {
-  space = grammar_.add_rule();
-  grammar_.add_alternative(space, {});
-  for (int i = 0; i < kMaxSpace; ++i) {
+  Rule indent = grammar_.add_rule();
+  grammar_.add_alternative(indent, {});
+  for (int i = 0; i < kMaxIndent; ++i) {
     const Rule longer = grammar_.add_rule();
     grammar_.add_alternative(longer, {});
-    grammar_.add_alternative(longer, {G::any_of(" \t\n\r"), G::ref(space)});
-    space = longer;
+    grammar_.add_alternative(longer, {G::any_of(" \t"), G::ref(indent)});
+    indent = longer;
   }
+  space = grammar_.add_rule();
+  grammar_.add_alternative(space, {});
+  grammar_.add_alternative(space, {G::byte(' ')});
+  grammar_.add_alternative(space, {G::byte('\n'), G::ref(indent)});
 }
 
 void JsonRules::add_characters() {
@@ -64,16 +71,21 @@ void JsonRules::add_characters() {
 }
 
 void JsonRules::add_numbers() {
-  const Rule digits = grammar_.add_rule(), natural = grammar_.add_rule(), fraction = grammar_.add_rule(),
-             exponent = grammar_.add_rule(), exponent_digits = grammar_.add_rule();
+  const Rule natural = grammar_.add_rule(), fraction = grammar_.add_rule(), exponent = grammar_.add_rule(),
+             exponent_digits = grammar_.add_rule();
   const G::Element digit = G::range('0', '9');
+  Rule digits = grammar_.add_rule();
   grammar_.add_alternative(digits, {});
-  grammar_.add_alternative(digits, {digit, G::ref(digits)});
+  for (int i = 0; i < kMaxDigits; ++i) {
+    const Rule longer = grammar_.add_rule();
+    grammar_.add_alternative(longer, {});
+    grammar_.add_alternative(longer, {digit, G::ref(digits)});
+    digits = longer;
+  }
   grammar_.add_alternative(natural, {G::byte('0')});
   grammar_.add_alternative(natural, {G::range('1', '9'), G::ref(digits)});
   grammar_.add_alternative(fraction, {});
   grammar_.add_alternative(fraction, {G::byte('.'), digit, G::ref(digits)});
-  // At most three digits, so that what comes out is near what a double holds.
   grammar_.add_alternative(exponent_digits, {digit});
   grammar_.add_alternative(exponent_digits, {digit, digit});
   grammar_.add_alternative(exponent, {});
@@ -106,8 +118,8 @@ void JsonRules::add_containers() {
 
   // Space follows each part: a place where it could belong to two rules would double the states.
   const Rule member = grammar_.add_rule(), members = grammar_.add_rule(), more_members = grammar_.add_rule();
-  grammar_.add_alternative(
-      member, {G::ref(string), G::ref(space), G::byte(':'), G::ref(space), G::ref(value), G::ref(space)});
+  grammar_.add_alternative(member,
+                           {G::ref(string), G::byte(':'), G::ref(space), G::ref(value), G::ref(space)});
   grammar_.add_alternative(members, {});
   grammar_.add_alternative(members, {G::ref(member), G::ref(more_members)});
   grammar_.add_alternative(more_members, {});

@@ -9,8 +9,9 @@
 
 namespace onggi {
 
-// The rules that every JSON grammar is made of. Texts are valid UTF-8; white space between tokens is at most
-// 40 characters, since models that lose their way repeat it without end.
+// The rules that every JSON grammar is made of. Texts are valid UTF-8. White space is what printers write: a
+// space, or a new line with its indentation, and none before a colon; and numbers have at most 18 digits on
+// each side of the point: models that lose their way repeat both without end.
 class JsonRules {
  public:
   using Rule = ByteGrammar::Rule;

@@ -263,8 +263,7 @@ Rule SchemaCompiler::object_rule(const Json& schema, const Place& place) {
   };
   std::vector<Property> properties;
   const auto member = [&](Rule key, Rule value) {
-    return rule_of({G::ref(key), G::ref(rules_.space), G::byte(':'), G::ref(rules_.space), G::ref(value),
-                    G::ref(rules_.space)});
+    return rule_of({G::ref(key), G::byte(':'), G::ref(rules_.space), G::ref(value), G::ref(rules_.space)});
   };
   const auto add = [&](const std::string& name, Rule value) {
     properties.push_back({name, member(literal(name), value), false});

@@ -54,7 +54,7 @@ TEST(JsonGrammar, AgreesWithAParserOnWholeTexts) {
                                          "[ ]",
                                          "[1,2 , [3]]",
                                          "{}",
-                                         "{ \"a\" : 1 , \"b\":[{}]}",
+                                         "{ \"a\": 1 , \"b\":[{}]}",
                                          "[\n  {\n    \"a\": null\n  }\n]",
                                          "\"\\/\"",
                                          "1E5"};
