@@ -131,10 +131,12 @@ Shape read_shape(Cursor& cursor, const std::string& name, const std::string& sou
     throw InputError(
         text("tensor {} of {} has {} dimensions, more than {}", name, source, dimensions, kMaxDimensions));
   Shape shape(dimensions);
+  // Without the zeros, so that no order of multiplying the dimensions overflows.
   uint64_t elements = 1;
   for (uint32_t i = 0; i < dimensions; ++i) {
     const auto size = cursor.number<uint64_t>();
-    if (size > static_cast<uint64_t>(INT64_MAX) || __builtin_mul_overflow(elements, size, &elements) ||
+    if (size > static_cast<uint64_t>(INT64_MAX) ||
+        __builtin_mul_overflow(elements, std::max<uint64_t>(1, size), &elements) ||
         elements > static_cast<uint64_t>(INT64_MAX) / 8)
       throw InputError(text("tensor {} of {} has an impossible shape", name, source));
     shape[dimensions - 1 - i] = static_cast<int64_t>(size);

@@ -153,20 +153,19 @@ class HeaderEvents : public json::json_sax_t {
   std::unordered_set<std::string> names_;
 };
 
-// Bytes of `entry`'s elements; nullopt on overflow. Fills the shape.
+// Bytes of `entry`'s elements; nullopt on overflow. Fills the shape. Zeros among the dimensions do not excuse
+// the others: code that multiplies them in another order must not overflow either.
 std::optional<uint64_t> bytes_of(const Entry& entry, Shape& shape) {
   uint64_t bytes = static_cast<uint64_t>(dtype_info(*entry.dtype).block_bytes);
   bool empty = false;
   for (const uint64_t dimension : *entry.shape) {
-    if (dimension > static_cast<uint64_t>(INT64_MAX)) return std::nullopt;
-    shape.push_back(static_cast<int64_t>(dimension));
-    if (dimension == 0) empty = true;
-  }
-  if (empty) return 0;
-  for (const uint64_t dimension : *entry.shape)
-    if (__builtin_mul_overflow(bytes, dimension, &bytes) || bytes > static_cast<uint64_t>(INT64_MAX))
+    empty |= dimension == 0;
+    if (__builtin_mul_overflow(bytes, std::max<uint64_t>(1, dimension), &bytes) ||
+        bytes > static_cast<uint64_t>(INT64_MAX))
       return std::nullopt;
-  return bytes;
+    shape.push_back(static_cast<int64_t>(dimension));
+  }
+  return empty ? 0 : bytes;
 }
 
 TensorInfo to_info(const Entry& entry, uint64_t data_begin, uint64_t data_bytes, const std::string& source) {

@@ -153,6 +153,8 @@ TEST(Gguf, RefusesHostileHeads) {
       {"five dimensions", tensors({1, 1, 1, 1, 1}, 0, 0), "5 dimensions"},
       {"2^32-1 dimensions", Bytes().head(1, 0).string("t").u32(~0u).data(64).str(), "dimensions"},
       {"elements overflow", tensors({uint64_t{1} << 40, uint64_t{1} << 40}, 0, 0), "impossible shape"},
+      {"a zero beside an overflow", tensors({0, uint64_t{1} << 40, uint64_t{1} << 40}, 0, 0),
+       "impossible shape"},
       {"bytes overflow", tensors({uint64_t{1} << 62}, 28, 0), "impossible shape"},
       {"type 19", tensors({32}, 19, 0), "iq1_s"},
       {"type 99", tensors({32}, 99, 0), "type 99"},

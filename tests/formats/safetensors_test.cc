@@ -92,6 +92,8 @@ std::vector<Hostile> hostile_files() {
        one(R"("dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,8])"), "impossible shape"},
       {"elements overflow to 8", one(R"("dtype":"U8","shape":[4611686018427387906,4],"data_offsets":[0,8])"),
        "impossible shape"},
+      {"a zero beside an overflow",
+       one(R"("dtype":"U8","shape":[4294967296,4294967296,0],"data_offsets":[0,0])"), "impossible shape"},
       {"dimension of 2^64-1", one(R"("dtype":"U8","shape":[18446744073709551615],"data_offsets":[0,8])"),
        "impossible shape"},
       {"41 dimensions", one("\"dtype\":\"U8\",\"shape\":[" + dimensions + "],\"data_offsets\":[0,1]", 1),
