@@ -24,5 +24,7 @@ struct Command {
 RunCommand setup_generate(CLI::App& app);
 RunCommand setup_chat(CLI::App& app);
 RunCommand setup_tokenize(CLI::App& app);
+RunCommand setup_serve(CLI::App& app);
+RunCommand setup_loadtest(CLI::App& app);
 
 }  // namespace onggi

@@ -15,8 +15,10 @@ namespace {
 
 constexpr Command kCommands[] = {
     {"chat", "Talk to a model in the terminal", setup_chat},
+    {"serve", "Put a model into service over HTTP", setup_serve},
     {"generate", "Continue one prompt, or score it", setup_generate},
     {"tokenize", "Turn text into the ids of a model's tokenizer", setup_tokenize},
+    {"loadtest", "Load a running service with several users", setup_loadtest},
 };
 
 // The descriptions of the options are texts too, so the language has to be known before they are declared.
