@@ -46,7 +46,8 @@ std::vector<GgufEntry> file_metadata(const ConversionSource& source, const Conve
   } else if (find_string(entries, "general.name") == nullptr) {
     fs::path folder = fs::absolute(options.source).lexically_normal();
     if (!folder.has_filename()) folder = folder.parent_path();
-    set_entry(entries, "general.name", folder.filename().string());
+    const auto place = entries.begin() + std::min<std::ptrdiff_t>(2, std::ssize(entries));
+    entries.insert(place, {"general.name", folder.filename().string()});
   }
   set_entry(entries, "general.file_type", recipe.gguf_file_type);
   set_entry(entries, "general.quantization_version", kQuantizationVersion);

@@ -14,7 +14,8 @@ namespace {
 // Keys of a GGUF source that describe that file and not the model.
 bool belongs_to_the_file(const std::string& key) {
   return key == "general.file_type" || key == "general.quantization_version" || key == "general.alignment" ||
-         key == "onggi.recipe" || key.starts_with("split.") || key.starts_with("quantize.imatrix.");
+         key == "onggi.recipe" || key == "onggi.chat_template_sha256" || key.starts_with("split.") ||
+         key.starts_with("quantize.imatrix.");
 }
 
 void add_vocabulary(GgufVocabulary vocabulary, const ModelConfig& config, std::vector<GgufEntry>& entries) {
