@@ -21,6 +21,12 @@ struct Command {
   RunCommand (*setup)(CLI::App& app);
 };
 
+RunCommand setup_run(CLI::App& app);
+RunCommand setup_check(CLI::App& app);
+RunCommand setup_stage(CLI::App& app, const char* stage);
+RunCommand setup_quantize(CLI::App& app);
+RunCommand setup_inspect(CLI::App& app);
+RunCommand setup_bench(CLI::App& app);
 RunCommand setup_generate(CLI::App& app);
 RunCommand setup_chat(CLI::App& app);
 RunCommand setup_tokenize(CLI::App& app);

@@ -14,10 +14,23 @@ namespace onggi {
 namespace {
 
 constexpr Command kCommands[] = {
+    {"run", "All stages, from the base model to the service", setup_run},
+    {"check", "Stage 0: does this machine suffice?", setup_check},
+    {"setup", "Stage 1: get the base model", [](CLI::App& app) { return setup_stage(app, "setup"); }},
+    {"train", "Stage 2: fine-tune with QLoRA", [](CLI::App& app) { return setup_stage(app, "train"); }},
+    {"validate", "Stage 3: what did the model learn?",
+     [](CLI::App& app) { return setup_stage(app, "validate"); }},
+    {"merge", "Stage 4: adapter and base become one model",
+     [](CLI::App& app) { return setup_stage(app, "merge"); }},
+    {"convert", "Stage 5: GGUF files and Ollama", [](CLI::App& app) { return setup_stage(app, "convert"); }},
+    {"deploy", "Stage 6: try the service out", [](CLI::App& app) { return setup_stage(app, "deploy"); }},
     {"chat", "Talk to a model in the terminal", setup_chat},
     {"serve", "Put a model into service over HTTP", setup_serve},
     {"generate", "Continue one prompt, or score it", setup_generate},
     {"tokenize", "Turn text into the ids of a model's tokenizer", setup_tokenize},
+    {"quantize", "Write a GGUF file of any type", setup_quantize},
+    {"inspect", "What is in a model file or folder", setup_inspect},
+    {"bench", "Measure this machine at the shape of a Qwen3 model", setup_bench},
     {"loadtest", "Load a running service with several users", setup_loadtest},
 };
 
