@@ -17,7 +17,8 @@ namespace {
 
 std::map<std::string, std::string> gguf_provenance(const StageContext& context) {
   std::map<std::string, std::string> out;
-  for (const auto& [key, value] : provenance(context).items())
+  const nlohmann::ordered_json facts = provenance(context);
+  for (const auto& [key, value] : facts.items())
     // Loaders look the think mode up as "onggi.think" (infer/chat_model.h).
     out[key == "think_mode" ? "think"
         : key == "recipe"   ? "training_recipe"
