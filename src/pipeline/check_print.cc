@@ -14,7 +14,7 @@ using Rows = std::vector<std::vector<std::string>>;
 
 std::string gigabytes(uint64_t bytes) {
   const double gb = static_cast<double>(bytes) / 1e9;
-  return fmt::format(gb < 10 ? "{:.1f} GB" : "{:.0f} GB", gb);
+  return gb < 10 ? fmt::format("{:.1f} GB", gb) : fmt::format("{:.0f} GB", gb);
 }
 
 std::string parameters_text(uint64_t count) {

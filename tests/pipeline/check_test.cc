@@ -70,7 +70,9 @@ TEST(StageNeeds, StayBelowTheSeedsTable) {
       EXPECT_LE(need.memory_minimum, need.memory_full) << need.stage;
       if (need.stage == "train")
         EXPECT_LE(need.memory_minimum, row.training_vram.recommended * kGB) << row.model;
-      if (need.stage == "merge") EXPECT_LE(need.memory_minimum, kGB) << row.model;
+      if (need.stage == "merge") {
+        EXPECT_LE(need.memory_minimum, kGB) << row.model;
+      }
     }
   }
 }
