@@ -32,5 +32,6 @@ RunCommand setup_chat(CLI::App& app);
 RunCommand setup_tokenize(CLI::App& app);
 RunCommand setup_serve(CLI::App& app);
 RunCommand setup_loadtest(CLI::App& app);
+RunCommand setup_models(CLI::App& app);
 
 }  // namespace onggi

@@ -32,6 +32,7 @@ constexpr Command kCommands[] = {
     {"inspect", "What is in a model file or folder", setup_inspect},
     {"bench", "Measure this machine at the shape of a Qwen3 model", setup_bench},
     {"loadtest", "Load a running service with several users", setup_loadtest},
+    {"models", "The register of model versions", setup_models},
 };
 
 // The descriptions of the options are texts too, so the language has to be known before they are declared.
