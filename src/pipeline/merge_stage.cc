@@ -70,6 +70,7 @@ Candidate Merger::make(MergeBase base) {
   options.base_folder = base_;
   options.adapter_folder = config_.adapter_dir();
   options.output_folder = candidate.folder;
+  options.model_name = config_.merged_dir().filename().string();
   options.base = base;
   options.max_shard_bytes = config_.merge.max_shard_size.bytes;
   options.provenance_json = provenance(context_).dump();
