@@ -151,7 +151,7 @@ void write_file(const fs::path& path, std::string_view bytes) {
   file.commit();
 }
 
-void copy_file(const fs::path& from, const fs::path& to) {
+void duplicate_file(const fs::path& from, const fs::path& to) {
   std::ifstream in(from, std::ios::binary);
   if (!in) throw InputError(text("cannot read {}: {}", from.string(), reason()));
   AtomicFile file(to);

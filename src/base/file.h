@@ -66,8 +66,8 @@ class AtomicFile {
 
 // A small file in one call, atomically.
 void write_file(const fs::path& path, std::string_view bytes);
-// A copy, byte for byte, atomically.
-void copy_file(const fs::path& from, const fs::path& to);
+// A copy, byte for byte, atomically. Named apart from std::filesystem::copy_file, which is neither.
+void duplicate_file(const fs::path& from, const fs::path& to);
 
 // Free bytes for this user on the file system of path (or of its nearest existing parent).
 uint64_t free_disk_bytes(const fs::path& path);

@@ -47,7 +47,7 @@ fs::path bench_checkpoint(const ModelConfig& config, const fs::path& folder) {
   fs::create_directories(base);
   for (const char* file : {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "vocab.json",
                            "merges.txt", "generation_config.json"})
-    onggi::copy_file(fs::path(kTokenizerFolder) / file, base / file);
+    duplicate_file(fs::path(kTokenizerFolder) / file, base / file);
   write_config(config, base);
   std::vector<TensorSpec> specs;
   for (const ModelTensor& tensor : model_tensors(config))

@@ -193,14 +193,14 @@ constexpr FolderFile kFolderFiles[] = {
 
 void write_config(const fs::path& base, const fs::path& output, std::string_view dtype) {
   const fs::path from = base / "config.json", to = output / "config.json";
-  ordered_json config = ordered_json::parse(read_file(from));
+  json config = read_json_file(from);
   const char* key = config.contains("dtype") ? "dtype" : "torch_dtype";
   if (config.contains(key) && config[key] == dtype) {
-    onggi::copy_file(from, to);
+    duplicate_file(from, to);
     return;
   }
   config[key] = dtype;
-  write_file(to, dump_pretty(config));
+  write_json_file(to, config);
 }
 
 }  // namespace
@@ -214,7 +214,7 @@ std::vector<std::string> write_folder_files(const fs::path& base, const fs::path
   std::optional<Sources> sources;  // read only when something is missing
   for (const FolderFile& file : kFolderFiles) {
     if (is_there(base / file.name)) {
-      onggi::copy_file(base / file.name, output / file.name);
+      duplicate_file(base / file.name, output / file.name);
       written.emplace_back(file.name);
       continue;
     }

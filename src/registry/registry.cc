@@ -43,11 +43,11 @@ void check_name(const std::string& name) {
 // Copies a file, or a folder with all that is in it.
 void copy_model(const fs::path& from, const fs::path& to) {
   if (fs::is_regular_file(from)) {
-    copy_file(from, to);
+    duplicate_file(from, to);
     return;
   }
   for (const auto& entry : fs::recursive_directory_iterator(from))
-    if (entry.is_regular_file()) copy_file(entry.path(), to / fs::relative(entry.path(), from));
+    if (entry.is_regular_file()) duplicate_file(entry.path(), to / fs::relative(entry.path(), from));
 }
 
 ModelVersion read_row(const Statement& row) {

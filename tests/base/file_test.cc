@@ -121,9 +121,9 @@ TEST_F(FileTest, CopiesByteForByte) {
   std::string bytes(3'000'001, '\0');
   for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<char>(i * 131 >> 3);
   write_file(folder_ / "from", bytes);
-  onggi::copy_file(folder_ / "from", folder_ / "to");
+  duplicate_file(folder_ / "from", folder_ / "to");
   EXPECT_TRUE(read_file(folder_ / "to") == bytes);
-  EXPECT_THROW(onggi::copy_file(folder_ / "missing", folder_ / "to"), InputError);
+  EXPECT_THROW(duplicate_file(folder_ / "missing", folder_ / "to"), InputError);
 }
 
 // FIPS 180-4's examples (one block, two blocks) and the empty message.

@@ -7,7 +7,7 @@
 namespace onggi::test {
 
 inline fs::path golden_adapter(const fs::path& folder) {
-  onggi::copy_file(fs::path("tests/golden/adapter_final.safetensors"), folder / "adapter_model.safetensors");
+  duplicate_file(fs::path("tests/golden/adapter_final.safetensors"), folder / "adapter_model.safetensors");
   AdapterConfig config;
   config.r = 16;
   config.alpha = 16;
