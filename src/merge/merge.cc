@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <regex>
 #include <unordered_map>
 #include <unordered_set>
 
@@ -83,6 +84,12 @@ std::vector<ShardPlan> plan_output(const ModelConfig& config, const ShardedSafet
   return as_base;
 }
 
+// AtomicFile's temporary names, NAME.pid.counter.tmp: a killed process could not remove them.
+bool is_unfinished(const std::string& name) {
+  static const std::regex pattern(R"(.+\.[0-9]+\.[0-9]+\.tmp)");
+  return std::regex_match(name, pattern);
+}
+
 // Removes what an earlier merge into the folder left, the marks of completeness first.
 void clear_output(const fs::path& folder) {
   std::error_code ignored;
@@ -94,7 +101,7 @@ void clear_output(const fs::path& folder) {
     const std::string name = entry.path().filename().string();
     const bool weights =
         name == "model.safetensors" || (name.starts_with("model-") && name.ends_with(".safetensors"));
-    if (weights || name.ends_with(".tmp")) stale.push_back(entry.path());
+    if (weights || is_unfinished(name)) stale.push_back(entry.path());
   }
   for (const fs::path& path : stale) fs::remove(path, ignored);
 }

@@ -30,6 +30,7 @@ struct MergeOptions {
   fs::path base_folder;
   fs::path adapter_folder;
   fs::path output_folder;
+  std::string model_name;  // the title of the model card; empty: the name of output_folder
   MergeBase base = MergeBase::kOriginal16bit;
   uint64_t max_shard_bytes = 5'000'000'000;
   // A JSON object (or nothing) for merge_info.json and the model card: "base_model", "base_revision",

@@ -124,7 +124,8 @@ void write_model_card(const MergeFacts& facts) {
       "text-generation\n"
       "tags:\n- onggi\n- lora\n- merged\n---\n\n",
       quoted(base));
-  card += fmt::format("# {}\n\n", facts.options.output_folder.filename().string());
+  const std::string& name = facts.options.model_name;
+  card += fmt::format("# {}\n\n", name.empty() ? facts.options.output_folder.filename().string() : name);
   card += fmt::format(
       "{} with a LoRA adapter merged into its weights: W + {:g} * B * A, computed in fp32 and rounded once "
       "to {}.\n\n",
