@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 
 #include "base/error.h"
 #include "kernels/cpu/quantized_dot_kernels.h"
@@ -13,6 +14,8 @@ namespace {
 
 constexpr int kLevels = 5;
 constexpr int64_t kRowGrain = 32;  // panels of the AVX-512 kernels
+// The activations of this many tokens, 256 columns at a time, fit a core's second-level cache.
+constexpr int64_t kBlockTokens = 512;
 
 std::vector<DotLevel> find_levels() {
   std::vector<DotLevel> levels = {DotLevel::kPortable};
@@ -57,9 +60,9 @@ const KernelTable& kernel_table() {
   return table;
 }
 
-// Rows as they are handed out: each thread first gets one long run, which memory streams best, of kLongShare
-// of the rows; the rest goes in short runs to whoever is done first, so that nobody waits long for a thread
-// that was interrupted.
+// Rows as they are handed out: each thread first gets one long run, which memory streams best; the last
+// quarter goes in short runs to whoever is done first, so that nobody waits long for a thread that was
+// interrupted.
 class Chunks {
  public:
   Chunks(int64_t rows, int threads)
@@ -84,6 +87,22 @@ class Chunks {
   int64_t long_units_ = 0, short_units_ = 1, count_ = 0;
 };
 
+// All rows for up to kBlockTokens tokens.
+void multiply_block(const DotKernel& kernel, const OpContext& context, const LinearArgs& args) {
+  const auto activation_bytes = static_cast<size_t>(args.tokens * kernel.token_bytes(args.weight.columns));
+  std::byte* activations = context.scratch.get(context.threads.size(), activation_bytes);
+  if (kernel.prepare != nullptr)
+    context.threads.parallel_items(args.tokens,
+                                   [&](int64_t t, int) { kernel.prepare(args, t, activations); });
+
+  const DotTask task{args, activations};
+  const Chunks chunks(args.weight.rows, context.threads.size());
+  const auto scratch_bytes = static_cast<size_t>(kernel.scratch_bytes(args));
+  context.threads.parallel_items(chunks.count(), [&](int64_t i, int thread) {
+    kernel.rows(task, chunks.begin(i), chunks.begin(i + 1), context.scratch.get(thread, scratch_bytes));
+  });
+}
+
 }  // namespace
 
 const std::vector<DotLevel>& available_dot_levels() {
@@ -95,7 +114,20 @@ bool has_few_token_kernel(DType dtype) { return portable_dot_kernel(dtype).rows 
 
 int64_t few_token_limit(DType dtype) {
   if (!has_few_token_kernel(dtype)) return 0;
-  return 16;
+  const bool has_panels = available_dot_levels().back() >= DotLevel::kAvx512Vnni;
+  switch (dtype) {
+    case DType::kF32:
+      return 4;
+    case DType::kF16:
+      return 16;
+    case DType::kBF16:
+      return 12;
+    case DType::kNF4:
+      return 10;
+    default:
+      // int8 products have twice the rate of bf16's, and panels share the unpacking among all tokens.
+      return has_panels ? std::numeric_limits<int64_t>::max() : 16;
+  }
 }
 
 void linear_few_tokens(const OpContext& context, const LinearArgs& args) {
@@ -107,20 +139,13 @@ void linear_few_tokens_at(DotLevel level, const OpContext& context, const Linear
   const DotKernel& kernel = kernel_table()[static_cast<size_t>(level)][static_cast<size_t>(weight.dtype)];
   ONGGI_CHECK(kernel.rows != nullptr, "no few-token kernel for this dtype or CPU");
   ONGGI_CHECK(weight.columns % dtype_info(weight.dtype).block_elements == 0);
-  if (args.tokens == 0 || weight.rows == 0) return;
-
-  const auto activation_bytes = static_cast<size_t>(args.tokens * kernel.token_bytes(weight.columns));
-  std::byte* activations = context.scratch.get(context.threads.size(), activation_bytes);
-  if (kernel.prepare != nullptr)
-    context.threads.parallel_items(args.tokens,
-                                   [&](int64_t t, int) { kernel.prepare(args, t, activations); });
-
-  const DotTask task{args, activations};
-  const Chunks chunks(weight.rows, context.threads.size());
-  const auto scratch_bytes = static_cast<size_t>(kernel.scratch_bytes(args));
-  context.threads.parallel_items(chunks.count(), [&](int64_t i, int thread) {
-    kernel.rows(task, chunks.begin(i), chunks.begin(i + 1), context.scratch.get(thread, scratch_bytes));
-  });
+  for (int64_t first = 0; first < args.tokens; first += kBlockTokens) {
+    LinearArgs block = args;
+    block.tokens = std::min(kBlockTokens, args.tokens - first);
+    block.x = args.x + first * weight.columns;
+    block.out = args.out + first * weight.rows;
+    multiply_block(kernel, context, block);
+  }
 }
 
 }  // namespace onggi::cpu

@@ -14,11 +14,13 @@ namespace onggi::cpu {
 // Whether linear_few_tokens takes weights of this dtype: f32, f16, bf16, nf4, q4_0, q8_0, q2_k ... q6_k.
 bool has_few_token_kernel(DType dtype);
 
-// The largest T for which linear_few_tokens is faster than unpacking the weight and a matrix product;
-// measured (bench/quantized_dot_bench.cc) on the development machine. 0 where there is no kernel.
+// The largest T for which linear_few_tokens is faster than unpacking the weight and a matrix product in bf16;
+// measured on the development machine (Zen 5). No limit for block formats where the CPU has AVX-512 VNNI; 0
+// where there is no kernel.
 int64_t few_token_limit(DType dtype);
 
-// out (+)= x W^T in Precision::kFast, for any T (meant for T up to few_token_limit). What x is rounded to:
+// out (+)= x W^T in Precision::kFast, for any T (meant for T up to few_token_limit(dtype)). What x is rounded
+// to:
 //   block formats   int8 with a scale per 32 values, amax / 127; the products are exact integers. The error
 //   of
 //                   an output is that of x alone: about 0.5 % of |x| |w| / sqrt(K) for normally distributed x

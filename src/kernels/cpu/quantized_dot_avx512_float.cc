@@ -18,6 +18,7 @@ namespace {
 
 constexpr int kTileRows = 4;
 constexpr int kTileTokens = 4;
+constexpr int kNf4TileRows = 2;
 constexpr int kNf4TileTokens = 8;
 constexpr int kBf16Lanes = 32;
 // How far ahead of the products weights are asked for; hardware looks a few vectors ahead only.
@@ -178,54 +179,77 @@ Nf4CodeBf16 nf4_code_bf16() {
   return code;
 }
 
-template <int kTokens>
+// kRows rows, whose absmaxes [kRows, K / 64] lie behind each other, times kTokens tokens.
+template <int kRows, int kTokens>
 ONGGI_AVX512_BF16 void nf4_tile(const DotTask& task, int64_t n, int64_t first_token, __m512i code,
                                 const float* absmaxes) {
   const int64_t blocks = task.args.weight.columns / kNf4BlockElements;
   const auto* packed = static_cast<const __m256i*>(task.args.weight.data) + n * blocks;
-  __m512 sums[kTokens];
+  __m512 sums[kRows][kTokens];
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 8
-  for (int t = 0; t < kTokens; ++t) sums[t] = _mm512_setzero_ps();
+    for (int t = 0; t < kTokens; ++t) sums[r][t] = _mm512_setzero_ps();
   for (int64_t b = 0; b < blocks; ++b) {
-    const __m512i pairs = _mm512_cvtepu8_epi16(_mm256_loadu_si256(packed + b));
-    const __m512i even = _mm512_permutexvar_epi16(_mm512_srli_epi16(pairs, 4), code);
-    const __m512i odd = _mm512_permutexvar_epi16(pairs, code);
-    const __m512 absmax = _mm512_set1_ps(absmaxes[b]);
     const auto* x = task.unit<Nf4Activations>(b, first_token);
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) {
+      const __m512i pairs = _mm512_cvtepu8_epi16(_mm256_loadu_si256(packed + r * blocks + b));
+      const __m512i even = _mm512_permutexvar_epi16(_mm512_srli_epi16(pairs, 4), code);
+      const __m512i odd = _mm512_permutexvar_epi16(pairs, code);
+      const __m512 absmax = _mm512_set1_ps(absmaxes[r * blocks + b]);
 #pragma GCC unroll 8
-    for (int t = 0; t < kTokens; ++t) {
-      __m512 block = _mm512_dpbf16_ps(_mm512_setzero_ps(), (__m512bh)even, x[t].even);
-      block = _mm512_dpbf16_ps(block, (__m512bh)odd, x[t].odd);
-      sums[t] = _mm512_fmadd_ps(block, absmax, sums[t]);
+      for (int t = 0; t < kTokens; ++t) {
+        __m512 block = _mm512_dpbf16_ps(_mm512_setzero_ps(), (__m512bh)even, x[t].even);
+        block = _mm512_dpbf16_ps(block, (__m512bh)odd, x[t].odd);
+        sums[r][t] = _mm512_fmadd_ps(block, absmax, sums[r][t]);
+      }
     }
   }
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 8
-  for (int t = 0; t < kTokens; ++t) task.put(first_token + t, n, _mm512_reduce_add_ps(sums[t]));
+    for (int t = 0; t < kTokens; ++t) task.put(first_token + t, n + r, _mm512_reduce_add_ps(sums[r][t]));
 }
 
 using Nf4Tile = void (*)(const DotTask&, int64_t, int64_t, __m512i, const float*);
-constexpr Nf4Tile kNf4Tiles[kNf4TileTokens + 1] = {nullptr,     nf4_tile<1>, nf4_tile<2>,
-                                                   nf4_tile<3>, nf4_tile<4>, nf4_tile<5>,
-                                                   nf4_tile<6>, nf4_tile<7>, nf4_tile<8>};
+template <int kRows>
+constexpr Nf4Tile kNf4Tiles[kNf4TileTokens + 1] = {nullptr,
+                                                   nf4_tile<kRows, 1>,
+                                                   nf4_tile<kRows, 2>,
+                                                   nf4_tile<kRows, 3>,
+                                                   nf4_tile<kRows, 4>,
+                                                   nf4_tile<kRows, 5>,
+                                                   nf4_tile<kRows, 6>,
+                                                   nf4_tile<kRows, 7>,
+                                                   nf4_tile<kRows, 8>};
+
+template <int kRows>
+ONGGI_AVX512_BF16_INLINE void nf4_rows_of_tokens(const DotTask& task, int64_t n, __m512i code,
+                                                 float* absmaxes) {
+  const int64_t blocks = task.args.weight.columns / kNf4BlockElements;
+  const int64_t tokens = task.args.tokens, tiles = (tokens + kNf4TileTokens - 1) / kNf4TileTokens;
+  for (int r = 0; r < kRows; ++r) nf4_row_absmaxes(task.args.weight, n + r, absmaxes + r * blocks);
+  for (int64_t tile = 0; tile < tiles; ++tile) {
+    const int64_t first = tokens * tile / tiles, last = tokens * (tile + 1) / tiles;
+    kNf4Tiles<kRows>[last - first](task, n, first, code, absmaxes);
+  }
+}
 
 ONGGI_AVX512_BF16 void nf4_rows(const DotTask& task, int64_t begin, int64_t end, std::byte* scratch) {
   const Nf4CodeBf16 words = nf4_code_bf16();
   const __m512i code = _mm512_load_si512(words.words);
   auto* absmaxes = reinterpret_cast<float*>(scratch);
-  const int64_t tokens = task.args.tokens, tiles = (tokens + kNf4TileTokens - 1) / kNf4TileTokens;
-  for (int64_t n = begin; n < end; ++n) {
-    nf4_row_absmaxes(task.args.weight, n, absmaxes);
-    for (int64_t tile = 0; tile < tiles; ++tile) {
-      const int64_t first = tokens * tile / tiles, last = tokens * (tile + 1) / tiles;
-      kNf4Tiles[last - first](task, n, first, code, absmaxes);
-    }
-  }
+  int64_t n = begin;
+  for (; n + kNf4TileRows <= end; n += kNf4TileRows)
+    nf4_rows_of_tokens<kNf4TileRows>(task, n, code, absmaxes);
+  for (; n < end; ++n) nf4_rows_of_tokens<1>(task, n, code, absmaxes);
 }
 
 int64_t nf4_bytes(int64_t columns) { return columns * 2; }
 int64_t no_scratch(const LinearArgs&) { return 0; }
 int64_t absmax_scratch(const LinearArgs& args) {
-  return args.weight.columns / kNf4BlockElements * static_cast<int64_t>(sizeof(float));
+  return kNf4TileRows * (args.weight.columns / kNf4BlockElements) * static_cast<int64_t>(sizeof(float));
 }
 
 }  // namespace

@@ -217,15 +217,15 @@ struct Ahead {
   int64_t bytes_per_sub = 0;
 };
 
-// totals[t][p][r] += the products of the panels' rows and kTokens tokens.
+// totals[t][16 p + r] += the products of the panels' rows and kTokens tokens.
 template <int kSub, bool kMinimums, int kTokens>
 ONGGI_AVX512_VNNI void multiply_tile(const Panel (&panels)[kPanels], const ActivationBlock* x,
-                                     float (*totals)[kPanels][kLanes], Ahead ahead) {
+                                     float (*totals)[kPanelRows], Ahead ahead) {
   __m512 total[kPanels][kTokens];
 #pragma GCC unroll 2
   for (int p = 0; p < kPanels; ++p)
 #pragma GCC unroll 8
-    for (int t = 0; t < kTokens; ++t) total[p][t] = _mm512_load_ps(totals[t][p]);
+    for (int t = 0; t < kTokens; ++t) total[p][t] = _mm512_load_ps(totals[t] + kLanes * p);
   for (int sub = 0; sub < kSuperSubs; sub += kSub / 16) {
     for (int64_t line = 0; line < ahead.bytes_per_sub; line += 64)
       _mm_prefetch(reinterpret_cast<const char*>(ahead.at + line), _MM_HINT_T1);
@@ -251,10 +251,10 @@ ONGGI_AVX512_VNNI void multiply_tile(const Panel (&panels)[kPanels], const Activ
 #pragma GCC unroll 2
   for (int p = 0; p < kPanels; ++p)
 #pragma GCC unroll 8
-    for (int t = 0; t < kTokens; ++t) _mm512_store_ps(totals[t][p], total[p][t]);
+    for (int t = 0; t < kTokens; ++t) _mm512_store_ps(totals[t] + kLanes * p, total[p][t]);
 }
 
-using Tile = void (*)(const Panel (&)[kPanels], const ActivationBlock*, float (*)[kPanels][kLanes], Ahead);
+using Tile = void (*)(const Panel (&)[kPanels], const ActivationBlock*, float (*)[kPanelRows], Ahead);
 template <int kSub, bool kMinimums>
 inline constexpr Tile kTiles[kTileTokens + 1] = {nullptr,
                                                  multiply_tile<kSub, kMinimums, 1>,
@@ -270,7 +270,7 @@ struct PanelScratch {
   Panel panels[kPanels];
   // followed by f32 [T, 32]
 
-  auto totals() { return reinterpret_cast<float(*)[kPanels][kLanes]>(this + 1); }
+  auto totals() { return reinterpret_cast<float(*)[kPanelRows]>(this + 1); }
 };
 
 inline int64_t panel_scratch_bytes(const LinearArgs& args) {
@@ -310,7 +310,7 @@ void panel_rows(const DotTask& task, int64_t begin, int64_t end, std::byte* scra
   const int64_t supers = super_blocks(columns), subs = kSuperElements / Format::kSub;
   SuperRows<Format> rows;
   for (int64_t n = begin; n < end; n += kPanelRows) {
-    std::fill_n(totals[0][0], tokens * kPanelRows, 0.0f);
+    std::fill_n(totals[0], tokens * kPanelRows, 0.0f);
     for (int64_t s = 0; s < supers; ++s) {
       rows.point(task, row_bytes, n, end, s);
       for (int p = 0; p < kPanels; ++p) {
@@ -329,7 +329,7 @@ void panel_rows(const DotTask& task, int64_t begin, int64_t end, std::byte* scra
     }
     const int64_t count = std::min<int64_t>(kPanelRows, end - n);
     for (int64_t t = 0; t < tokens; ++t)
-      for (int64_t r = 0; r < count; ++r) task.put(t, n + r, totals[t][0][r]);
+      for (int64_t r = 0; r < count; ++r) task.put(t, n + r, totals[t][r]);
   }
 }
 
