@@ -71,7 +71,7 @@ TrainingPlan plan_training(const Config& config, const TrainingNeeds& needs) {
     if (shorter.total_bytes <= needs.budget_bytes)
       throw MachineError(text(
           "training needs {:.0f} MiB and {:.0f} MiB may be used: set cutoff_len = {} and "
-          "gradient_checkpointing = \"on\", "
+          "gradient_checkpointing = true, "
           "which need {:.0f} MiB",
           static_cast<double>(smallest.total_bytes) / kMiB, static_cast<double>(needs.budget_bytes) / kMiB, t,
           static_cast<double>(shorter.total_bytes) / kMiB));
