@@ -175,6 +175,12 @@ TEST(Gguf, RefusesHostileHeads) {
   }
 }
 
+TEST(Gguf, AnEmptyTensorLiesInsideTheFile) {
+  const std::string bytes = Bytes().head(1, 0).tensor("none", {0}, 0, 0).str();
+  EXPECT_NE(bytes.size() % 32, 0u) << "no padding at the end";
+  EXPECT_EQ(parse(bytes).tensors[0].offset, bytes.size());
+}
+
 TEST(Gguf, WritesWhatItReads) {
   Scratch scratch;
   const std::vector<GgufEntry> metadata = {

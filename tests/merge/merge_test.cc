@@ -213,6 +213,7 @@ TEST_F(Merge, InfoAndModelCardCarryFiguresAndProvenance) {
                                [](const MergedModule& module) { return module.module == kQ0; });
   EXPECT_EQ(info["change"]["layers"][0]["modules"]["q_proj"]["relative_change"], q0->relative_change);
   const std::string card = read_file(options_.output_folder / "README.md");
+  EXPECT_THAT(card, HasSubstr("\n# merged\n"));
   EXPECT_THAT(card, HasSubstr("base_model: \"org/옹기\""));
   EXPECT_THAT(card, HasSubstr("| think_mode | empty |"));
   options_.provenance_json = "[1]";
@@ -241,7 +242,11 @@ TEST_F(Merge, CutsShardsAnew) {
   EXPECT_EQ(merged.names(), ShardedSafetensors(kBase).names());
   // A second merge with other shards leaves none of the first.
   options_.max_shard_bytes = 5'000'000'000;
+  write_file(options_.output_folder / "model-00001-of-00009.safetensors.123.4.tmp", "of a killed process");
+  write_file(options_.output_folder / "notes.tmp", "of the user");
   merge();
+  EXPECT_FALSE(fs::exists(options_.output_folder / "model-00001-of-00009.safetensors.123.4.tmp"));
+  EXPECT_TRUE(fs::exists(options_.output_folder / "notes.tmp"));
   EXPECT_FALSE(fs::exists(options_.output_folder / merged.shards().front()));
 }
 
