@@ -27,7 +27,7 @@ Asked ask(const LoadedModel& model, const Compute& compute, const std::vector<in
           int64_t limit) {
   Asked asked;
   asked.answer = greedy_answer(*model.model, compute, prompt, limit);
-  asked.text = without_thinking(model.tokenizer.decode(asked.answer.ids));
+  asked.text = without_thinking(model.tokenizer.decode(asked.answer.ids, SkipSpecial::kYes));
   return asked;
 }
 

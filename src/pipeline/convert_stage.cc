@@ -99,7 +99,7 @@ nlohmann::ordered_json Converter::first_test(const LoadedModel& model) {
           {"prompt_tokens_per_s", static_cast<double>(prompt.size()) / std::max(answer.prompt_seconds, 1e-9)},
           {"tokens", answer.ids.size()},
           {"tokens_per_s", rate},
-          {"answer", model.tokenizer.decode(answer.ids)}};
+          {"answer", model.tokenizer.decode(answer.ids, SkipSpecial::kYes)}};
 }
 
 nlohmann::ordered_json Converter::register_model(const fs::path& gguf) {

@@ -6,7 +6,7 @@
 #include "base/error.h"
 #include "base/process.h"
 #include "base/text.h"
-#include "eval/greedy.h"
+#include "eval/validation.h"
 #include "hub/hub.h"
 #include "pipeline/session.h"
 
@@ -53,12 +53,12 @@ StageOutcome run_setup(StageContext& context) {
   const nlohmann::ordered_json greeting = {{{"role", "user"}, {"content", "안녕하세요"}}};
   const auto prompt = render_prompt(model, greeting);
   const GreedyAnswer answer = greedy_answer(*model.model, session.compute(), prompt, 32);
-  const std::string said = model.tokenizer.decode(answer.ids);
+  const std::string said = model.tokenizer.decode(answer.ids, SkipSpecial::kYes);
   if (said.empty())
     throw WorkError(text("the base model answered nothing to a greeting: its files may be broken"));
   const double rate =
       static_cast<double>(answer.ids.size()) / (answer.prompt_seconds + answer.answer_seconds);
-  context.reporter.say(text("안녕하세요 -> {}", said));
+  context.reporter.say(text("안녕하세요 -> {}", without_thinking(said)));
 
   StageOutcome outcome;
   outcome.results = {{"folder", fs::absolute(location.folder).lexically_normal().string()},
