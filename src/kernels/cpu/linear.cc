@@ -2,6 +2,7 @@
 #include "kernels/cpu/features.h"
 #include "kernels/cpu/linear_bf16.h"
 #include "kernels/cpu/linear_f32.h"
+#include "kernels/cpu/quantized_dot.h"
 #include "kernels/ops/weight.h"
 
 namespace onggi::cpu {
@@ -16,7 +17,9 @@ void embedding(const OpContext& context, const EmbeddingArgs& args) {
 
 void linear(const OpContext& context, const LinearArgs& args) {
   if (args.tokens == 0) return;
-  if (args.precision == Precision::kFast && has_avx512_bf16()) return linear_bf16(context, args);
+  if (args.precision == Precision::kF32) return linear_f32(context, args);
+  if (args.tokens <= few_token_limit(args.weight.dtype)) return linear_few_tokens(context, args);
+  if (has_avx512_bf16()) return linear_bf16(context, args);
   linear_f32(context, args);
 }
 

@@ -16,6 +16,9 @@ constexpr int kLevels = 5;
 constexpr int64_t kRowGrain = 32;  // panels of the AVX-512 kernels
 // The activations of this many tokens, 256 columns at a time, fit a core's second-level cache.
 constexpr int64_t kBlockTokens = 512;
+// What takes a microsecond or so is not worth waking the other threads for.
+constexpr int64_t kSerialActivations = 4096;
+constexpr int64_t kSerialProducts = int64_t{1} << 16;
 
 std::vector<DotLevel> find_levels() {
   std::vector<DotLevel> levels = {DotLevel::kPortable};
@@ -87,17 +90,27 @@ class Chunks {
   int64_t long_units_ = 0, short_units_ = 1, count_ = 0;
 };
 
+void prepare_activations(const DotKernel& kernel, const OpContext& context, const LinearArgs& args,
+                         std::byte* activations) {
+  if (args.tokens * args.weight.columns < kSerialActivations) {
+    for (int64_t t = 0; t < args.tokens; ++t) kernel.prepare(args, t, activations);
+  } else {
+    context.threads.parallel_items(args.tokens,
+                                   [&](int64_t t, int) { kernel.prepare(args, t, activations); });
+  }
+}
+
 // All rows for up to kBlockTokens tokens.
 void multiply_block(const DotKernel& kernel, const OpContext& context, const LinearArgs& args) {
   const auto activation_bytes = static_cast<size_t>(args.tokens * kernel.token_bytes(args.weight.columns));
   std::byte* activations = context.scratch.get(context.threads.size(), activation_bytes);
-  if (kernel.prepare != nullptr)
-    context.threads.parallel_items(args.tokens,
-                                   [&](int64_t t, int) { kernel.prepare(args, t, activations); });
+  if (kernel.prepare != nullptr) prepare_activations(kernel, context, args, activations);
 
   const DotTask task{args, activations};
-  const Chunks chunks(args.weight.rows, context.threads.size());
   const auto scratch_bytes = static_cast<size_t>(kernel.scratch_bytes(args));
+  if (args.tokens * args.weight.columns * args.weight.rows < kSerialProducts)
+    return kernel.rows(task, 0, args.weight.rows, context.scratch.get(0, scratch_bytes));
+  const Chunks chunks(args.weight.rows, context.threads.size());
   context.threads.parallel_items(chunks.count(), [&](int64_t i, int thread) {
     kernel.rows(task, chunks.begin(i), chunks.begin(i + 1), context.scratch.get(thread, scratch_bytes));
   });
