@@ -245,7 +245,7 @@ void expect_exact(DotLevel level, const OpContext& context, const Weight& weight
 }
 
 TEST(QuantizedDot, IsExactWhereActivationsNeedNoRounding) {
-  Machine machine(2);
+  Machine machine(1);
   for (const DotLevel level : available_dot_levels())
     for (const DType dtype : kDTypes)
       for (const int64_t columns : column_counts(dtype)) {
@@ -266,7 +266,7 @@ TEST(QuantizedDot, ManyTokensAreTakenInBlocks) {
 // even, by step^2 / 12 on average, so an output by sqrt(sum w^2 step^2 / 12) on average. bf16 errs by 2^-9 of
 // each factor.
 TEST(QuantizedDot, ErrsByTheRoundingOfActivationsAlone) {
-  Machine machine(2);
+  Machine machine(1);
   constexpr int64_t kRows = 64, kColumns = 1024, kTokens = 5;
   const std::vector<float> x = normal_activations(kTokens, kColumns, 3);
   for (const DotLevel level : available_dot_levels())
