@@ -54,7 +54,9 @@ std::optional<ThinkMode> recorded_think_mode(const fs::path& folder, const char*
   const fs::path path = folder / file_name;
   if (!fs::exists(path)) return std::nullopt;
   const nlohmann::json document = read_json_file(path);
-  const auto name = JsonObject(document, path.string()).find_string("think_mode");
+  // merge_info.json keeps what was known before the merge apart.
+  const nlohmann::json& record = document.contains("provenance") ? document["provenance"] : document;
+  const auto name = JsonObject(record, path.string()).find_string("think_mode");
   if (!name) return std::nullopt;
   return think_mode_from(*name, path.string());
 }

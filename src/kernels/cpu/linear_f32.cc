@@ -1,11 +1,8 @@
 #include "kernels/cpu/linear_f32.h"
 
 #include <algorithm>
-#include <array>
 #include <cstddef>
 
-#include "kernels/cpu/bf16_decode.h"
-#include "kernels/cpu/features.h"
 #include "kernels/cpu/sgemm.h"
 #include "kernels/ops/weight.h"
 
@@ -15,18 +12,6 @@ namespace {
 constexpr int64_t kTileRows = 96;      // weight rows per tile of the forward
 constexpr int64_t kTileColumns = 256;  // weight columns per tile of the backward: every block size divides it
 constexpr int64_t kBackwardRows = 256;  // weight rows decoded at a time in the backward
-
-// decode_weight; NF4, whose values are bf16, takes the vectorised decoder where there is one.
-void decode(const WeightView& weight, int64_t row, int64_t column, int64_t count, float* out) {
-  if (weight.dtype != DType::kNF4 || !has_avx512_bf16())
-    return decode_weight(weight, row, column, count, out);
-  std::array<uint16_t, kTileColumns> part;
-  for (int64_t done = 0; done < count; done += kTileColumns) {
-    const int64_t n = std::min(kTileColumns, count - done);
-    decode_bf16(weight, row, column + done, n, part.data());
-    for (int64_t i = 0; i < n; ++i) out[done + i] = bf16_to_f32(part[static_cast<size_t>(i)]);
-  }
-}
 
 }  // namespace
 
@@ -39,7 +24,7 @@ void linear_f32(const OpContext& context, const LinearArgs& args) {
       auto* decoded = reinterpret_cast<float*>(
           context.scratch.get(thread, static_cast<size_t>(kTileRows * depth) * sizeof(float)));
       for (int64_t row = 0; row < rows; ++row)
-        decode(args.weight, first + row, 0, depth, decoded + row * depth);
+        decode_weight(args.weight, first + row, 0, depth, decoded + row * depth);
       tile = decoded;
     }
     sgemm({.transpose_b = Transpose::kYes,
@@ -82,7 +67,7 @@ void linear_backward_f32(const OpContext& context, const LinearBackwardArgs& arg
     for (int64_t n = 0; n < depth; n += kBackwardRows) {
       product.k = std::min(kBackwardRows, depth - n);
       for (int64_t row = 0; row < product.k; ++row)
-        decode(args.weight, n + row, first, columns, tile + row * columns);
+        decode_weight(args.weight, n + row, first, columns, tile + row * columns);
       product.a = args.dout + n;
       product.b = tile;
       product.accumulate = n > 0 || args.output == Output::kAccumulate;
