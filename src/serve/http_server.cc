@@ -215,9 +215,6 @@ void HttpServer::Impl::configure() {
     to.status = from.path.size() > kMaxPath ? 414 : 503;
     if (to.status == 503) to.set_header("Retry-After", "1");
     to.set_header("Connection", "close");
-    // The body, if any, stays unread: end the reading side so that it is not taken for a request.
-    const int descriptor = find_connection(port, from.remote_addr, from.remote_port);
-    if (descriptor >= 0) ::shutdown(descriptor, SHUT_RD);
     return Result::Handled;
   });
   server.set_error_handler([this](const httplib::Request& from, httplib::Response& to) {
@@ -230,6 +227,13 @@ void HttpServer::Impl::configure() {
     if (to.status == 414) message = text("the address is longer than {} bytes", kMaxPath);
     if (to.status == 503) message = text("server busy, please try again: too many connections");
     to.set_content(handlers.error_body(from.path, to.status, message), "application/json");
+  });
+  // Called after a response went out. Where it said so, the connection ends: what is left of an unread body
+  // must not be taken for a request.
+  server.set_logger([this](const httplib::Request& from, const httplib::Response& to) {
+    if (to.get_header_value("Connection") != "close") return;
+    const int descriptor = find_connection(port, from.remote_addr, from.remote_port);
+    if (descriptor >= 0) ::shutdown(descriptor, SHUT_RD);
   });
   server.set_exception_handler(
       [](const httplib::Request&, httplib::Response& to, std::exception_ptr) { to.status = 500; });

@@ -13,6 +13,7 @@
 #include "serve/generator.h"
 #include "serve/loadtest.h"
 #include "serve/memory_plan.h"
+#include "tests/serve/raw_connection.h"
 #include "tests/serve/samples.h"
 
 namespace onggi {
@@ -236,7 +237,7 @@ TEST(Service, JsonIsEnforced) {
                             {"messages", kHello},
                             {"stream", false},
                             {"format", schema},
-                            {"options", {{"num_predict", 60}}}});
+                            {"options", {{"num_predict", 60}, {"temperature", 0}}}});
   const Json value = Json::parse(answer["message"]["content"].get<std::string>(), nullptr, false);
   ASSERT_TRUE(value.is_object()) << answer;
   EXPECT_TRUE(value["ok"].is_boolean());
@@ -360,35 +361,38 @@ TEST(Service, WebPagesOfOthersAreKeptOut) {
   EXPECT_EQ(preflight->get_header_value("Access-Control-Allow-Headers"), "content-type");
 }
 
+// A request for an answer that does not end by itself: the tokens that could end it are forbidden.
+enum class Delivered { kWhole, kStreamed };
+void send_endless(RawConnection& connection, Delivered how) {
+  const Json body = {{"model", "mini"},
+                     {"prompt", "a"},
+                     {"max_tokens", 1900},
+                     {"stream", how == Delivered::kStreamed},
+                     {"logit_bias", {{"8100", -100}, {"8102", -100}}}};
+  const std::string text = dump(body);
+  connection.send("POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: " +
+                  std::to_string(text.size()) + "\r\n\r\n" + text);
+}
+
 // The answer of a client that went away gives its place back, streamed or not.
 TEST(Service, AClientThatGoesAwayFreesItsPlace) {
   ServerConfig config = free_ports();
   config.max_batch = 1;
-  config.max_new_tokens = 2000;
   const MiniService one(config);
-  const Json endless = {{"model", "mini"},
-                        {"prompt", "a"},
-                        {"raw", true},
-                        {"stream", true},
-                        {"options", {{"num_predict", 1900}, {"temperature", 2}}}};
-  for (const bool streamed : {true, false}) {
-    Json request = endless;
-    request["stream"] = streamed;
-    std::thread leaver([&] {
-      httplib::Client client = one.ollama();
-      client.set_read_timeout(0, 300000);  // gives up after 0.3 s, or with the first piece
-      httplib::Request http;
-      http.method = "POST";
-      http.path = "/api/generate";
-      http.body = dump(request);
-      http.content_receiver = [](const char*, size_t, uint64_t, uint64_t) { return false; };
-      client.send(http);
-    });
-    leaver.join();
-    EXPECT_TRUE(wait_until([&] { return one.service.stats().active == 0; }, 5)) << "streamed: " << streamed;
+  uint64_t left = 0;
+  for (const Delivered how : {Delivered::kStreamed, Delivered::kWhole}) {
+    RawConnection connection(one.service.port());
+    send_endless(connection, how);
+    if (how == Delivered::kStreamed) {
+      EXPECT_THAT(connection.read("data: "), StartsWith("HTTP/1.1 200"));
+    }
+    ASSERT_TRUE(wait_until([&] { return one.service.stats().active == 1; }));
+    connection.end();
+    EXPECT_TRUE(wait_until([&] { return one.service.stats().active == 0; }));
     const EngineStats stats = one.service.stats();
-    EXPECT_EQ(stats.finished[static_cast<int>(FinishReason::kCancelled)], streamed ? 1u : 2u);
+    EXPECT_EQ(stats.finished[static_cast<int>(FinishReason::kCancelled)], ++left);
     EXPECT_EQ(stats.kv_pages_used, 0);
+    EXPECT_LT(stats.generated_tokens, 1000u);
   }
   post(one.client(), "/chat", {{"message", "still there?"}, {"max_tokens", 2}});
   const Json recent = Json::parse(one.client().Get("/dashboard/data")->body)["recent"];
@@ -399,33 +403,18 @@ TEST(Service, AFullQueueIsBusy) {
   ServerConfig config = free_ports();
   config.max_batch = 1;
   config.max_queue = 1;
-  config.max_new_tokens = 2000;
   const MiniService one(config);
-  std::vector<std::thread> users;
-  std::atomic<bool> enough{false};
-  for (int i = 0; i < 2; ++i) {
-    users.emplace_back([&] {
-      httplib::Client client = one.client();
-      httplib::Request http;
-      http.method = "POST";
-      http.path = "/v1/completions";
-      http.body = R"({"model": "mini", "prompt": "a", "stream": true, "temperature": 2, "max_tokens": 1900})";
-      http.content_receiver = [&](const char*, size_t, uint64_t, uint64_t) { return !enough; };
-      client.send(http);
-    });
-    ASSERT_TRUE(wait_until([&] {
-      const EngineStats stats = one.service.stats();
-      return stats.active + stats.queued == i + 1;
-    }));
-  }
+  RawConnection working(one.service.port()), waiting(one.service.port());
+  send_endless(working, Delivered::kStreamed);
+  ASSERT_TRUE(wait_until([&] { return one.service.stats().active == 1; }));
+  send_endless(waiting, Delivered::kStreamed);
+  ASSERT_TRUE(wait_until([&] { return one.service.stats().queued == 1; }));
   const auto busy =
       one.client().Post("/v1/completions", R"({"model": "mini", "prompt": "a"})", "application/json");
   ASSERT_TRUE(busy);
   EXPECT_EQ(busy->status, 503);
   EXPECT_EQ(busy->get_header_value("Retry-After"), "1");
   EXPECT_THAT(busy->body, HasSubstr("server busy"));
-  enough = true;
-  for (std::thread& user : users) user.join();
 }
 
 TEST(Service, KeysAreAskedForEverywhereButHealth) {
@@ -478,41 +467,33 @@ TEST(Service, ATakenPortIsAnErrorThatNamesIt) {
   }
 }
 
-// Starts an answer that would go on for a long time, and stops the service under it.
-std::string answer_across_a_stop(std::chrono::seconds grace, int tokens, double& stop_seconds) {
-  ServerConfig config = free_ports();
-  config.max_new_tokens = 2000;
-  auto one = std::make_unique<MiniService>(config);
+TEST(Service, LetsAnswersEndWhenItStops) {
+  MiniService one;
   std::string body;
   std::thread user([&] {
-    const Json request = {{"model", "mini"},
-                          {"prompt", "a"},
-                          {"raw", true},
-                          {"options", {{"num_predict", tokens}, {"temperature", 2}}}};
-    const auto response = one->ollama().Post("/api/generate", dump(request), "application/json");
+    const Json request = {
+        {"model", "mini"}, {"prompt", "a"}, {"raw", true}, {"options", {{"num_predict", 40}}}};
+    const auto response = one.ollama().Post("/api/generate", dump(request), "application/json");
     if (response) body = response->body;
   });
-  EXPECT_TRUE(wait_until([&] { return one->service.stats().generated_tokens > 0; }));
-  const Stopwatch watch;
-  one->service.stop(grace);
-  stop_seconds = watch.seconds();
+  EXPECT_TRUE(wait_until([&] { return one.service.stats().generated_tokens > 0; }));
+  one.service.stop(std::chrono::seconds(60));
   user.join();
-  return body;
-}
-
-TEST(Service, LetsAnswersEndWhenItStops) {
-  double seconds = 0;
-  const auto lines = lines_of(answer_across_a_stop(std::chrono::seconds(30), 40, seconds));
+  const auto lines = lines_of(body);
   ASSERT_FALSE(lines.empty());
   EXPECT_EQ(lines.back()["done"], true);
 }
 
 TEST(Service, CancelsAnswersWhenTheGraceIsOver) {
-  double seconds = 0;
-  const auto lines = lines_of(answer_across_a_stop(std::chrono::seconds(0), 1900, seconds));
-  ASSERT_FALSE(lines.empty());
-  EXPECT_TRUE(lines.back().contains("error")) << lines.back();
-  EXPECT_LT(seconds, 5);
+  MiniService one;
+  RawConnection user(one.service.port());
+  send_endless(user, Delivered::kStreamed);
+  EXPECT_THAT(user.read("data: "), StartsWith("HTTP/1.1 200"));
+  const Stopwatch watch;
+  one.service.stop(std::chrono::seconds(0));
+  EXPECT_LT(watch.seconds(), 10);
+  EXPECT_THAT(user.read("no such text"),
+              HasSubstr("data: {\"error\":{\"message\":\"the service is stopping"));
 }
 
 TEST(MemoryPlan, FitsOrSaysWhatWould) {
