@@ -78,6 +78,28 @@ std::string bytes_key(const Tokenizer& tokenizer, int32_t id) {
   return array.dump();
 }
 
+// Ollama's /api/generate tells the ids of the prompt that it rendered, as the beginning of "context". It
+// takes one question with or without a system text; longer conversations are compared by their number of
+// tokens alone.
+bool prompt_ids_equal(const ProbeTarget& target, const ParityReference::Prompt& prompt) {
+  const Json messages = Json::parse(prompt.messages_json);
+  Json request = {
+      {"model", target.model}, {"stream", false}, {"options", {{"num_predict", 1}, {"temperature", 0}}}};
+  for (const Json& message : messages) {
+    const std::string role = message.value("role", "");
+    const char* field = role == "user" ? "prompt" : role == "system" ? "system" : nullptr;
+    if (field == nullptr || request.contains(field)) return true;
+    request[field] = message.value("content", "");
+  }
+  httplib::Client client = client_for(target.ollama_url, target);
+  const auto response = client.Post("/api/generate", request.dump(), "application/json");
+  if (!response || response->status != 200) return false;
+  const Json json = Json::parse(response->body, nullptr, false);
+  const auto context = json.value("context", std::vector<int32_t>{});
+  return context.size() >= prompt.ids.size() &&
+         std::equal(prompt.ids.begin(), prompt.ids.end(), context.begin());
+}
+
 double coarse_kl(const std::map<std::string, double>& reference,
                  const std::map<std::string, double>& actual) {
   double kl = 0, reference_rest = 1, actual_rest = 1;
@@ -152,7 +174,8 @@ ParityResult probe_parity(const ProbeTarget& target, const ParityReference& refe
       result.reason = text("prompt {} was not answered: {}", p + 1, response ? response->body : "no answer");
       break;
     }
-    if (json.value("prompt_token_ids", std::vector<int32_t>{}) != prompt.ids) {
+    if (json.value(Json::json_pointer("/usage/prompt_tokens"), size_t{0}) != prompt.ids.size() ||
+        !prompt_ids_equal(target, prompt)) {
       result.prompts_equal = false;
       result.reason = text("the token ids of prompt {} differ", p + 1);
       break;
