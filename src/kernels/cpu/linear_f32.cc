@@ -67,7 +67,7 @@ void linear_backward_f32(const OpContext& context, const LinearBackwardArgs& arg
     for (int64_t n = 0; n < depth; n += kBackwardRows) {
       product.k = std::min(kBackwardRows, depth - n);
       for (int64_t row = 0; row < product.k; ++row)
-        decode_weight(args.weight, n + row, first, columns, tile + row * columns);
+        decode_weight_for_gradient(args.weight, n + row, first, columns, tile + row * columns);
       product.a = args.dout + n;
       product.b = tile;
       product.accumulate = n > 0 || args.output == Output::kAccumulate;

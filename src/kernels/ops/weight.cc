@@ -34,4 +34,11 @@ void decode_weight(const WeightView& weight, int64_t row, int64_t column, int64_
   block_format(weight.dtype).decode(bytes, count, out);
 }
 
+void decode_weight_for_gradient(const WeightView& weight, int64_t row, int64_t column, int64_t count,
+                                float* out) {
+  decode_weight(weight, row, column, count, out);
+  if (weight.dtype != DType::kNF4) return;
+  for (int64_t i = 0; i < count; ++i) out[i] = bf16_to_f32(f32_to_bf16(out[i]));
+}
+
 }  // namespace onggi

@@ -19,4 +19,10 @@ int64_t weight_row_bytes(const WeightView& weight);
 // products round them. InternalError for other dtypes.
 void decode_weight(const WeightView& weight, int64_t row, int64_t column, int64_t count, float* out);
 
+// The same as the input's gradient sees it: NF4 values rounded to bf16. bitsandbytes multiplies with the fp32
+// values in the forward and with the tensor dequantised to its stored dtype in the backward; gradients agree
+// with it (tests/golden/lora_grad0.safetensors) only so.
+void decode_weight_for_gradient(const WeightView& weight, int64_t row, int64_t column, int64_t count,
+                                float* out);
+
 }  // namespace onggi

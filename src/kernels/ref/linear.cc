@@ -31,7 +31,7 @@ void linear_backward(const OpContext&, const LinearBackwardArgs& args) {
   std::vector<float> row(static_cast<size_t>(in));
   std::vector<double> dx(static_cast<size_t>(args.tokens * in), 0.0);
   for (int64_t n = 0; n < out; ++n) {
-    decode_weight(args.weight, n, 0, in, row.data());
+    decode_weight_for_gradient(args.weight, n, 0, in, row.data());
     for (int64_t t = 0; t < args.tokens; ++t) {
       const double dout = args.dout[t * out + n];
       double* dx_t = dx.data() + t * in;
