@@ -137,37 +137,55 @@ class LlamaModel {
     return ids;
   }
   // Up to `max` tokens, each the likeliest; an end token is the last.
-  std::vector<int32_t> greedy(std::vector<int32_t> prompt, int max, const char* adapter = nullptr) const {
-    LlamaLibrary::Parameters parameters = api_.context_default_params();
-    parameters.words[0] = static_cast<uint32_t>(prompt.size()) + static_cast<uint32_t>(max) + 8;  // n_ctx
-    parameters.words[7] = parameters.words[8] =
-        1;  // n_threads, n_threads_batch: more would spin on a busy machine
-    void* context = api_.context_init(model_, parameters);
-    if (adapter != nullptr) {
-      void* lora = api_.adapter_init(model_, adapter);
-      float scale = 1;
-      if (lora == nullptr || api_.set_adapters(context, &lora, 1, &scale) != 0) {
-        ADD_FAILURE() << "llama.cpp does not take the adapter " << adapter;
-        api_.context_free(context);
-        return {};
-      }
-    }
+  std::vector<int32_t> greedy(const std::vector<int32_t>& prompt, int max,
+                              const char* adapter = nullptr) const {
+    void* context = open_context(prompt.size() + static_cast<size_t>(max), adapter);
     std::vector<int32_t> out;
-    std::vector<int32_t> next = std::move(prompt);
-    const int32_t vocabulary = api_.vocab_size(vocab_);
-    while (static_cast<int>(out.size()) < max) {
-      if (api_.decode(context, api_.batch_get_one(next.data(), static_cast<int32_t>(next.size()))) != 0)
-        break;
-      const float* logits = api_.logits(context, -1);
-      out.push_back(static_cast<int32_t>(std::max_element(logits, logits + vocabulary) - logits));
+    std::vector<int32_t> next = prompt;
+    while (context != nullptr && static_cast<int>(out.size()) < max) {
+      const std::vector<float> logits = step(context, next);
+      if (logits.empty()) break;
+      out.push_back(static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin()));
       if (api_.is_end(vocab_, out.back())) break;
       next = {out.back()};
     }
-    api_.context_free(context);
+    if (context != nullptr) api_.context_free(context);
     return out;
+  }
+  // The logits [V] that predict each token of `continuation`, given all before it.
+  std::vector<std::vector<float>> score(const std::vector<int32_t>& prompt,
+                                        const std::vector<int32_t>& continuation) const {
+    void* context = open_context(prompt.size() + continuation.size(), nullptr);
+    std::vector<std::vector<float>> all = {step(context, prompt)};
+    for (size_t i = 0; i + 1 < continuation.size(); ++i) all.push_back(step(context, {continuation[i]}));
+    api_.context_free(context);
+    return all;
   }
 
  private:
+  void* open_context(size_t tokens, const char* adapter) const {
+    LlamaLibrary::Parameters parameters = api_.context_default_params();
+    parameters.words[0] = static_cast<uint32_t>(tokens) + 8;  // n_ctx
+    // n_threads and n_threads_batch: more would spin on a busy machine.
+    parameters.words[7] = parameters.words[8] = 1;
+    void* context = api_.context_init(model_, parameters);
+    if (adapter == nullptr) return context;
+    void* lora = api_.adapter_init(model_, adapter);
+    float scale = 1;
+    if (lora == nullptr || api_.set_adapters(context, &lora, 1, &scale) != 0) {
+      ADD_FAILURE() << "llama.cpp does not take the adapter " << adapter;
+      api_.context_free(context);
+      return nullptr;
+    }
+    return context;
+  }
+  std::vector<float> step(void* context, std::vector<int32_t> tokens) const {
+    if (api_.decode(context, api_.batch_get_one(tokens.data(), static_cast<int32_t>(tokens.size()))) != 0)
+      return {};
+    const float* logits = api_.logits(context, -1);
+    return {logits, logits + api_.vocab_size(vocab_)};
+  }
+
   const LlamaLibrary& api_ = LlamaLibrary::get();
   void* model_ = nullptr;
   const void* vocab_ = nullptr;
