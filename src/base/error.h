@@ -15,11 +15,12 @@ enum class ExitCode {
   kMachine = 4,     // the machine does not suffice (memory, disk, device)
 };
 
-// What a user, a file, the network or a device can cause. The message is one sentence that says what is wrong,
-// where, and what to do; build it with text() (base/text.h) so that it can be translated.
+// What a user, a file, the network or a device can cause. The message is one sentence that says what is
+// wrong, where, and what to do; build it with text() (base/text.h) so that it can be translated.
 class Error : public std::runtime_error {
  public:
-  Error(ExitCode exit_code, const std::string& message) : std::runtime_error(message), exit_code_(exit_code) {}
+  Error(ExitCode exit_code, const std::string& message)
+      : std::runtime_error(message), exit_code_(exit_code) {}
   ExitCode exit_code() const { return exit_code_; }
 
  private:
@@ -58,11 +59,13 @@ class InternalError : public std::logic_error {
   using std::logic_error::logic_error;
 };
 
-[[noreturn]] void throw_internal_error(const char* condition, const char* file, int line, const std::string& detail);
+[[noreturn]] void throw_internal_error(const char* condition, const char* file, int line,
+                                       const std::string& detail);
 
 }  // namespace onggi
 
-// Checks an invariant of our own code: ONGGI_CHECK(rows == out.rows) or ONGGI_CHECK(rows == out.rows, "rows of q").
+// Checks an invariant of our own code: ONGGI_CHECK(rows == out.rows) or ONGGI_CHECK(rows == out.rows, "rows
+// of q").
 #define ONGGI_CHECK(condition, ...)                                                              \
   do {                                                                                           \
     if (!(condition)) [[unlikely]]                                                               \

@@ -19,7 +19,8 @@ namespace onggi {
 namespace {
 
 constexpr size_t kCopyBytes = size_t{1} << 20;
-// Written pages are pushed to the disk at this distance, so that a streaming writer does not pile up dirty pages.
+// Written pages are pushed to the disk at this distance, so that a streaming writer does not pile up dirty
+// pages.
 constexpr uint64_t kSyncDistance = uint64_t{64} << 20;
 
 std::string reason() { return std::strerror(errno); }
@@ -29,11 +30,13 @@ std::string reason() { return std::strerror(errno); }
 std::string read_file(const fs::path& path, uint64_t max_bytes) {
   std::ifstream in(path, std::ios::binary);
   std::error_code ignored;
-  if (!in || fs::is_directory(path, ignored)) throw InputError(text("cannot read {}: {}", path.string(), reason()));
+  if (!in || fs::is_directory(path, ignored))
+    throw InputError(text("cannot read {}: {}", path.string(), reason()));
   in.seekg(0, std::ios::end);
   const auto size = static_cast<uint64_t>(in.tellg());
   if (size > max_bytes)
-    throw InputError(text("{} has {} bytes, more than the {} that such a file may have", path.string(), size, max_bytes));
+    throw InputError(
+        text("{} has {} bytes, more than the {} that such a file may have", path.string(), size, max_bytes));
   std::string bytes(size, '\0');
   in.seekg(0);
   in.read(bytes.data(), static_cast<std::streamsize>(size));
@@ -63,7 +66,9 @@ MappedFile::MappedFile(const fs::path& path) : path_(path) {
 }
 
 MappedFile::MappedFile(MappedFile&& other) noexcept
-    : path_(std::move(other.path_)), data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+    : path_(std::move(other.path_)),
+      data_(std::exchange(other.data_, nullptr)),
+      size_(std::exchange(other.size_, 0)) {}
 
 MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   std::swap(path_, other.path_);
@@ -101,8 +106,9 @@ AtomicFile::~AtomicFile() {
 
 void AtomicFile::fail(const char* action) const {
   if (errno == ENOSPC || errno == EDQUOT)
-    throw MachineError(text("the disk is full at {} ({} bytes written): free some space and run the same command again",
-                            path_.string(), size_));
+    throw MachineError(
+        text("the disk is full at {} ({} bytes written): free some space and run the same command again",
+             path_.string(), size_));
   throw MachineError(text("cannot {} {}: {}", action, path_.string(), reason()));
 }
 
@@ -167,12 +173,14 @@ uint64_t free_disk_bytes(const fs::path& path) {
   std::error_code error;
   while (!fs::exists(at, error) && at != at.root_path()) at = at.parent_path();
   const fs::space_info space = fs::space(at, error);
-  if (error) throw MachineError(text("cannot ask for the free space at {}: {}", at.string(), error.message()));
+  if (error)
+    throw MachineError(text("cannot ask for the free space at {}: {}", at.string(), error.message()));
   return space.available;
 }
 
 Sha256::Sha256() : context_(EVP_MD_CTX_new()) {
-  ONGGI_CHECK(context_ != nullptr && EVP_DigestInit_ex(static_cast<EVP_MD_CTX*>(context_), EVP_sha256(), nullptr) == 1);
+  ONGGI_CHECK(context_ != nullptr &&
+              EVP_DigestInit_ex(static_cast<EVP_MD_CTX*>(context_), EVP_sha256(), nullptr) == 1);
 }
 
 Sha256::~Sha256() { EVP_MD_CTX_free(static_cast<EVP_MD_CTX*>(context_)); }

@@ -27,7 +27,8 @@ class MappedFile {
 
   std::span<const std::byte> bytes() const { return {data_, size_}; }
   const fs::path& path() const { return path_; }
-  // Tells the kernel that these pages will not be needed soon, so that streaming does not grow resident memory.
+  // Tells the kernel that these pages will not be needed soon, so that streaming does not grow resident
+  // memory.
   void release(size_t offset, size_t size) const;
 
  private:
@@ -36,8 +37,8 @@ class MappedFile {
   size_t size_ = 0;
 };
 
-// Writes a file under a temporary name in the same folder; commit() syncs it and renames it into place. Without
-// commit() the destructor removes the temporary file, so that a failed write leaves nothing behind.
+// Writes a file under a temporary name in the same folder; commit() syncs it and renames it into place.
+// Without commit() the destructor removes the temporary file, so that a failed write leaves nothing behind.
 class AtomicFile {
  public:
   // Creates missing folders. Throws MachineError when the folder cannot be written.

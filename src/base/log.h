@@ -1,4 +1,5 @@
-// Logging for operators: spdlog on standard error. What a command prints for its user is not a log (see cli/).
+// Logging for operators: spdlog on standard error. What a command prints for its user is not a log (see
+// cli/).
 #pragma once
 
 #include <spdlog/spdlog.h>

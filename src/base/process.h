@@ -18,7 +18,8 @@ void request_stop();
 // Resident memory of this process now, and its peak since the start (or since reset_peak_memory), in bytes.
 uint64_t resident_memory_bytes();
 uint64_t peak_memory_bytes();
-// Restarts the peak's measurement; false where the kernel does not allow it (then the peak is the whole run's).
+// Restarts the peak's measurement; false where the kernel does not allow it (then the peak is the whole
+// run's).
 bool reset_peak_memory();
 
 struct SubprocessResult {

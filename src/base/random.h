@@ -1,5 +1,5 @@
-// Random numbers that depend on (seed, stream, counter) alone, so that a resumed run draws what the undisturbed run
-// would have drawn and the split over threads does not matter.
+// Random numbers that depend on (seed, stream, counter) alone, so that a resumed run draws what the
+// undisturbed run would have drawn and the split over threads does not matter.
 #pragma once
 
 #include <array>

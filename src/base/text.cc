@@ -9,7 +9,8 @@
 namespace onggi {
 namespace {
 
-// Translations lie beside the program (build tree, unpacked archive) or in the system's folder once installed.
+// Translations lie beside the program (build tree, unpacked archive) or in the system's folder once
+// installed.
 std::string translations_folder() {
   std::error_code ignored;
   const auto program = std::filesystem::read_symlink("/proc/self/exe", ignored);

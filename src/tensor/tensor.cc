@@ -22,7 +22,8 @@ void read_as_f32(const TensorView& tensor, int64_t begin, int64_t count, float* 
   ONGGI_CHECK(begin >= 0 && count >= 0 && begin + count <= tensor.elements());
   switch (tensor.dtype) {
     case DType::kF32:
-      std::memcpy(out, static_cast<const float*>(tensor.data) + begin, static_cast<size_t>(count) * sizeof(float));
+      std::memcpy(out, static_cast<const float*>(tensor.data) + begin,
+                  static_cast<size_t>(count) * sizeof(float));
       return;
     case DType::kF16: {
       const auto* from = static_cast<const uint16_t*>(tensor.data) + begin;

@@ -27,7 +27,8 @@ struct TensorView {
   int64_t bytes() const { return dtype_bytes(dtype, elements()); }
 };
 
-// Reads elements [begin, begin + count) of a plain f32, f16, bf16 or f64 tensor as f32 (other types: InternalError).
+// Reads elements [begin, begin + count) of a plain f32, f16, bf16 or f64 tensor as f32 (other types:
+// InternalError).
 void read_as_f32(const TensorView& tensor, int64_t begin, int64_t count, float* out);
 
 }  // namespace onggi

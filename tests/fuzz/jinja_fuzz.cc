@@ -15,7 +15,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static const nlohmann::ordered_json tools = nlohmann::ordered_json::parse(
       R"([{"type": "function", "function": {"name": "f", "parameters": {"x": [1, 2.5, null, true]}}}])");
   try {
-    const onggi::ChatTemplate chat(std::string(reinterpret_cast<const char*>(data), size), {"<bos>", "<eos>", "<pad>"});
+    const onggi::ChatTemplate chat(std::string(reinterpret_cast<const char*>(data), size),
+                                   {"<bos>", "<eos>", "<pad>"});
     onggi::RenderOptions options;
     options.tools = &tools;
     options.enable_thinking = false;

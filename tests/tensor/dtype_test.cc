@@ -40,8 +40,8 @@ TEST(DType, F32ToF16RoundsToNearestEven) {
 
 TEST(DType, F32ToBF16RoundsToNearestEven) {
   EXPECT_EQ(f32_to_bf16(1.0f), 0x3F80);
-  EXPECT_EQ(f32_to_bf16(1.00390625f), 0x3F80);   // halfway, even below
-  EXPECT_EQ(f32_to_bf16(1.01171875f), 0x3F82);   // halfway, even above
+  EXPECT_EQ(f32_to_bf16(1.00390625f), 0x3F80);  // halfway, even below
+  EXPECT_EQ(f32_to_bf16(1.01171875f), 0x3F82);  // halfway, even above
   EXPECT_TRUE(std::isnan(bf16_to_f32(f32_to_bf16(std::numeric_limits<float>::quiet_NaN()))));
   EXPECT_TRUE(std::isinf(bf16_to_f32(f32_to_bf16(std::numeric_limits<float>::max()))));
 }
