@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "base/text.h"
 #include "tokenizer/pre_tokenizers.h"
+#include "tokenizer/tokenizer_json_reader.h"
 
 namespace onggi {
 namespace {
@@ -17,9 +18,7 @@ using Json = nlohmann::json;
       text("tokenizer.json uses {}, which is not supported; only byte-level BPE as in Qwen3 is", construct));
 }
 
-[[noreturn]] void broken(const std::string& what) {
-  throw InputError(text("tokenizer.json is damaged: {}; fetch the file again", what));
-}
+[[noreturn]] void broken(const std::string& what) { throw_damaged_tokenizer(what); }
 
 Json parse(std::string_view bytes, const char* file) {
   try {
@@ -167,11 +166,9 @@ void check_model(const Json& model) {
 // Ids are dense but for a few holes; a file that claims otherwise would make us allocate without bound.
 size_t id_bound(size_t tokens) { return tokens * 2 + 65536; }
 
-int32_t checked_id(const Json& id, size_t bound, const std::string& token) {
-  if (!id.is_number_unsigned() || id.get<uint64_t>() >= bound) {
-    broken(text("the id of the token \"{}\" is not a number below {}", token.substr(0, 100), bound));
-  }
-  return static_cast<int32_t>(id.get<uint64_t>());
+int32_t checked_id(uint64_t id, size_t bound, const std::string& token) {
+  if (id >= bound) broken(text("the id of the token \"{}\" is not below {}", token.substr(0, 100), bound));
+  return static_cast<int32_t>(id);
 }
 
 void put_token(std::vector<std::string>& tokens, int32_t id, const std::string& token) {
@@ -183,30 +180,11 @@ void put_token(std::vector<std::string>& tokens, int32_t id, const std::string& 
   tokens[id] = token;
 }
 
-void read_vocabulary(const Json& model, size_t bound, TokenizerParts& parts) {
-  for (const auto& [token, id] : object_at(model, "vocab").items()) {
+void read_vocabulary(const TokenizerJson& file, size_t bound, TokenizerParts& parts) {
+  parts.tokens.reserve(file.vocabulary.size());
+  for (const auto& [token, id] : file.vocabulary) {
     if (token.empty()) broken("a token of the vocabulary is empty");
     put_token(parts.tokens, checked_id(id, bound, token), token);
-  }
-}
-
-void read_merges(const Json& model, TokenizerParts& parts) {
-  const Json& merges = array_in(model, "merges", "the model");
-  parts.merges.reserve(merges.size());
-  for (const Json& merge : merges) {
-    if (merge.is_string()) {
-      const auto& both = merge.get_ref<const std::string&>();
-      const size_t space = both.find(' ');
-      if (space == std::string::npos || both.find(' ', space + 1) != std::string::npos) {
-        broken(text("merge {} is not two tokens with a space between them", parts.merges.size()));
-      }
-      parts.merges.emplace_back(both.substr(0, space), both.substr(space + 1));
-    } else if (merge.is_array() && merge.size() == 2) {
-      parts.merges.emplace_back(string_of(merge[0], "a half of a merge"),
-                                string_of(merge[1], "a half of a merge"));
-    } else {
-      broken(text("merge {} is neither a string nor a pair", parts.merges.size()));
-    }
   }
 }
 
@@ -220,7 +198,9 @@ void read_added_tokens(const Json& root, size_t bound, TokenizerParts& parts) {
     }
     AddedToken token;
     token.content = string_of(entry["content"], "the content of an added token");
-    token.id = checked_id(entry["id"], bound, token.content);
+    if (!entry["id"].is_number_unsigned())
+      broken(text("the id of the token \"{}\" is not a number", token.content));
+    token.id = checked_id(entry["id"].get<uint64_t>(), bound, token.content);
     token.special = flag(entry, "special", false);
     token.lstrip = flag(entry, "lstrip", false);
     token.rstrip = flag(entry, "rstrip", false);
@@ -275,7 +255,8 @@ std::string config_template(const Json& config) {
 
 TokenizerParts parse_tokenizer_json(std::string_view tokenizer_json, std::string_view tokenizer_config_json,
                                     std::string_view chat_template) {
-  const Json root = parse(tokenizer_json, "tokenizer.json");
+  TokenizerJson file = read_tokenizer_json(tokenizer_json);
+  const Json& root = file.rest;
   if (!root.is_object()) broken("it is not an object");
   // "truncation" and "padding" are not read: transformers sets both anew for each call.
   TokenizerParts parts;
@@ -290,10 +271,12 @@ TokenizerParts parse_tokenizer_json(std::string_view tokenizer_json, std::string
   check_post_processor(find(root, "post_processor"));
   check_decoder(find(root, "decoder"));
 
+  if (!file.has_vocabulary) broken("the model has no object \"vocab\"");
+  if (!file.has_merges) broken("the model has no list \"merges\"");
   const Json* added = find(root, "added_tokens");
-  const size_t bound = id_bound(object_at(model, "vocab").size() + (added == nullptr ? 0 : added->size()));
-  read_vocabulary(model, bound, parts);
-  read_merges(model, parts);
+  const size_t bound = id_bound(file.vocabulary.size() + (added == nullptr ? 0 : added->size()));
+  read_vocabulary(file, bound, parts);
+  parts.merges = std::move(file.merges);
   read_added_tokens(root, bound, parts);
 
   if (!tokenizer_config_json.empty()) {
