@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "base/error.h"
 #include "blocks/block_format.h"
@@ -278,6 +279,31 @@ TEST_F(Convert, RefusesWhatDoesNotBelongTogether) {
                              .provenance = {}};
   EXPECT_THROW(write_adapter_gguf(adapter), InputError);
   EXPECT_FALSE(fs::exists(folder_.path() / "out.gguf"));
+}
+
+TEST_F(Convert, RefusesWeightsThatAreNoNumbers) {
+  std::vector<float> a(16 * 512), b(768 * 16);
+  b[3 * 16] = 1;
+  a[77] = std::numeric_limits<float>::quiet_NaN();
+  AdapterConfig config;
+  config.target_modules = {"q_proj"};
+  const fs::path adapter = folder_.path() / "broken";
+  write_adapter(adapter, config,
+                {{"model.layers.1.self_attn.q_proj",
+                  {a.data(), DType::kF32, {16, 512}},
+                  {b.data(), DType::kF32, {768, 16}}}});
+  for (const QuantRecipe recipe : {QuantRecipe::kF16, QuantRecipe::kQ4_K_M}) {
+    ConvertOptions with = options(recipe);
+    with.adapter = adapter;
+    try {
+      convert_to_gguf(with, threads_);
+      FAIL() << "the adapter holds a NaN";
+    } catch (const InputError& error) {
+      EXPECT_NE(std::string(error.what()).find("blk.1.attn_q.weight"), std::string::npos) << error.what();
+      EXPECT_NE(std::string(error.what()).find("77"), std::string::npos) << error.what();
+    }
+    EXPECT_FALSE(fs::exists(with.output));
+  }
 }
 
 TEST_F(Convert, WritesTheAdapterAlone) {
