@@ -35,6 +35,22 @@ GenerationResults complete(const RunningAnswer& answer) {
   return results;
 }
 
+// Asks whether the client is gone, at most once per kWatch: tokens may come much faster.
+class ClientWatch {
+ public:
+  explicit ClientWatch(const std::function<bool()>& client_gone) : client_gone_(client_gone) {}
+  bool gone() {
+    const auto now = steady_clock::now();
+    if (now - asked_ < kWatch) return false;
+    asked_ = now;
+    return client_gone_();
+  }
+
+ private:
+  const std::function<bool()>& client_gone_;
+  steady_clock::time_point asked_ = steady_clock::now();
+};
+
 struct Failure {
   int status;
   std::string message;
@@ -60,6 +76,7 @@ void add(const AnswerEvent& event, std::vector<Answer>& answers) {
 
 HttpResponse answer_whole(Work& work, size_t choices) {
   std::vector<Answer> answers(choices);
+  ClientWatch client(work.client_gone);
   while (!work.answer.finished()) {
     const auto event = work.answer.next(kWatch);
     if (event) {
@@ -68,7 +85,8 @@ HttpResponse answer_whole(Work& work, size_t choices) {
         work.recorder->set_results(work.answer.results());
         throw RequestError(failure->status, "", failure->message);
       }
-    } else if (work.client_gone()) {
+    }
+    if (client.gone() && !work.answer.finished()) {
       work.answer.cancel();
       work.recorder->set_results(work.answer.results());
       throw RequestError(kClientGone, "", text("the client closed the connection"));
@@ -97,18 +115,18 @@ void write_stream(Work& work, const StreamWriter& write) {
   if (!begin.empty() && !write(begin)) return;
   if (work.first && !write_event(work, *work.first, write)) return;
   auto written = steady_clock::now();
+  ClientWatch client(work.client_gone);
   while (!work.answer.finished()) {
     const auto event = work.answer.next(kWatch);
     if (event) {
       if (!write_event(work, *event, write)) return;
       written = steady_clock::now();
-    } else if (work.client_gone()) {
-      return;
     } else if (steady_clock::now() - written >= kPing) {
       const std::string ping = work.formatter->ping();
       if (!ping.empty() && !write(ping)) return;
       written = steady_clock::now();
     }
+    if (client.gone()) return;
   }
   if (write(work.formatter->end(complete(work.answer)))) work.recorder->set_status(200);
 }

@@ -1,12 +1,31 @@
 #include "serve/connection_pool.h"
 
 #include <exception>
+#include <utility>
 
 #include "base/log.h"
 
 namespace onggi {
 namespace {
 thread_local bool t_answers_busy = false;
+thread_local bool t_has_request = false;
+}  // namespace
+
+void RequestsInWork::begin() {
+  if (std::exchange(t_has_request, true)) return;
+  const std::lock_guard lock(mutex_);
+  ++count_;
+}
+
+void RequestsInWork::end() {
+  if (!std::exchange(t_has_request, false)) return;
+  const std::lock_guard lock(mutex_);
+  if (--count_ == 0) none_.notify_all();
+}
+
+void RequestsInWork::wait(std::chrono::seconds limit) {
+  std::unique_lock lock(mutex_);
+  none_.wait_for(lock, limit, [&] { return count_ == 0; });
 }
 
 bool ConnectionPool::answers_busy() { return t_answers_busy; }
@@ -46,6 +65,7 @@ void ConnectionPool::work(Lane& lane) {
     } catch (const std::exception& error) {  // a request never ends the process
       spdlog::error("a connection ended with an exception: {}", error.what());
     }
+    in_work_.end();  // where the answer could not be written
     lock.lock();
   }
 }

@@ -85,8 +85,10 @@ struct HttpServer::Impl {
 
   HttpServerOptions options;
   HttpHandlers handlers;
+  RequestsInWork in_work;
   httplib::Server server;
   int port = 0;
+  int listener = -1;
   std::thread acceptor;
   std::atomic<bool> accepting{false};
 };
@@ -200,17 +202,21 @@ void HttpServer::Impl::serve_with_body(const httplib::Request& from, httplib::Re
 }
 
 void HttpServer::Impl::configure() {
-  server.set_socket_options(set_listener_options);
+  server.set_socket_options([this](int descriptor) {
+    set_listener_options(descriptor);
+    listener = descriptor;
+  });
   server.set_tcp_nodelay(true);
   server.set_keep_alive_max_count(kKeepAliveRequests);
   server.set_keep_alive_timeout(options.keep_alive.count());
   server.set_read_timeout(options.read_timeout);
   server.set_write_timeout(options.write_timeout);
   server.set_payload_max_length(options.max_body_bytes);
-  server.new_task_queue = [this] { return new ConnectionPool(options.max_connections); };
+  server.new_task_queue = [this] { return new ConnectionPool(options.max_connections, in_work); };
 
   server.set_pre_routing_handler([this](const httplib::Request& from, httplib::Response& to) {
     using Result = httplib::Server::HandlerResponse;
+    in_work.begin();
     if (!ConnectionPool::answers_busy() && from.path.size() <= kMaxPath) return Result::Unhandled;
     to.status = from.path.size() > kMaxPath ? 414 : 503;
     if (to.status == 503) to.set_header("Retry-After", "1");
@@ -231,6 +237,7 @@ void HttpServer::Impl::configure() {
   // Called after a response went out. Where it said so, the connection ends: what is left of an unread body
   // must not be taken for a request.
   server.set_logger([this](const httplib::Request& from, const httplib::Response& to) {
+    in_work.end();
     if (to.get_header_value("Connection") != "close") return;
     const int descriptor = find_connection(port, from.remote_addr, from.remote_port);
     if (descriptor >= 0) ::shutdown(descriptor, SHUT_RD);
@@ -281,13 +288,17 @@ void HttpServer::start() {
   while (!impl_->server.is_running()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
 }
 
+// The library's own stop() would also break off streams that are about to begin. A listening socket that is
+// shut down ends its loop all the same, and the loop closes it.
 void HttpServer::stop_accepting() {
-  if (impl_->accepting.exchange(false)) impl_->server.stop();
+  if (impl_->accepting.exchange(false)) ::shutdown(impl_->listener, SHUT_RDWR);
 }
 
 void HttpServer::stop() {
   stop_accepting();
   if (!impl_->acceptor.joinable()) return;
+  // Not before the last byte of an answer: a connection whose reading side has ended counts as gone.
+  impl_->in_work.wait(impl_->options.write_timeout);
   wake_idle_connections(impl_->port);
   impl_->acceptor.join();
 }

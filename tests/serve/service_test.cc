@@ -30,7 +30,7 @@ ServerConfig free_ports() {
   config.port = 0;
   config.ollama_port = 0;
   config.max_batch = 4;
-  config.max_queue = 4;
+  config.max_queue = 16;
   config.max_new_tokens = 16;
   return config;
 }
