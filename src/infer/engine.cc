@@ -391,6 +391,9 @@ void Engine::Impl::give_logits(const std::vector<Sequence*>& sequences, const fl
     std::optional<Ending> ending;
     try {
       ending = sequences[i]->extend({logits + i * vocabulary, vocabulary}, config.eos_token_ids);
+      // At each token, not at the end of the answer: rates are read while answers are written.
+      const std::lock_guard lock(mutex);
+      ++stats.generated_tokens;
     } catch (...) {
       ending = ending_of_current_exception();
     }
@@ -406,7 +409,6 @@ void Engine::Impl::finish(Sequence* sequence, const Ending& ending) {
     ++stats.finished[static_cast<size_t>(ending.reason)];
     stats.prompt_tokens += static_cast<uint64_t>(result.prompt_tokens);
     stats.cached_tokens += static_cast<uint64_t>(result.cached_tokens);
-    stats.generated_tokens += static_cast<uint64_t>(result.generated_tokens);
     stats.active = static_cast<int64_t>(active.size()) - 1;
   }
   const auto place =
