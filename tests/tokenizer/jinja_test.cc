@@ -3,7 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <chrono>
+#include <ctime>
 
 #include "base/error.h"
 #include "tests/tokenizer/golden.h"
@@ -131,14 +131,18 @@ TEST(Jinja, BoundsHostileTemplates) {
   };
   const Json variables = {{"x", {{"a", 1}}}};
   for (const auto& text : hostile) {
-    const auto start = std::chrono::steady_clock::now();
+    const std::clock_t start = std::clock();
     EXPECT_THAT(error_of(text, variables), testing::Not(testing::HasSubstr("no error")))
         << text.substr(0, 100);
-    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    const double seconds = static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
     EXPECT_LT(seconds, 20.0) << text.substr(0, 100);
   }
   Json deep = 1;
-  for (int i = 0; i < 10000; ++i) deep = Json::array({std::move(deep)});
+  for (int i = 0; i < 300; ++i) {
+    Json outer = Json::array();
+    outer.push_back(std::move(deep));
+    deep = std::move(outer);
+  }
   EXPECT_THROW(render("x", {{"deep", deep}}), InputError);
 }
 
