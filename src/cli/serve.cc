@@ -13,6 +13,7 @@
 #include "formats/gguf.h"
 #include "kernels/table.h"
 #include "quantize/recipes.h"
+#include "registry/registry.h"
 #include "serve/memory_plan.h"
 #include "serve/service.h"
 
@@ -48,8 +49,22 @@ Config read_config(const Options& options) {
   return config;
 }
 
-// What the pipeline left last: the file that it deploys, else the merged model.
+// "registry:NAME" is the promoted version, "registry:NAME@VERSION" a certain one; checked before it is
+// served.
+fs::path registered_path(const std::string& reference, const Config& config) {
+  const size_t at = reference.find('@');
+  Registry registry(config.registry_dir());
+  const ModelVersion version =
+      registry.find(reference.substr(0, at), at == std::string::npos ? "promoted" : reference.substr(at + 1));
+  registry.verify(version);
+  return version.path;
+}
+
+// What was asked for, else what the pipeline left last: the file that it deploys, else the merged model.
 fs::path model_path(const Options& options, const Config& config) {
+  constexpr std::string_view kRegistered = "registry:";
+  if (options.model.starts_with(kRegistered))
+    return registered_path(options.model.substr(kRegistered.size()), config);
   if (!options.model.empty()) return options.model;
   if (!config.gguf.types.empty() && fs::exists(config.gguf_path(config.gguf.types.front())))
     return config.gguf_path(config.gguf.types.front());
@@ -73,6 +88,8 @@ std::string quantization_of(const fs::path& path) {
 ModelLabels labels_of(const Options& options, const Config& config, const LoadedModel& model,
                       const fs::path& path) {
   ModelLabels labels{options.names, quantization_of(path)};
+  if (options.model.starts_with("registry:"))
+    labels.names.push_back(options.model.substr(9, options.model.find('@') - 9));
   if (options.model.empty()) labels.names.push_back(config.ollama_name());
   labels.names.push_back(model.name);
   std::vector<std::string> unique;
@@ -141,8 +158,9 @@ RunCommand setup_serve(CLI::App& app) {
   auto options = std::make_shared<Options>();
   app.add_option("-c,--config", options->config,
                  text("The configuration; else onggi.toml where there is one"));
-  app.add_option("--model,-m", options->model,
-                 text("A Hugging Face folder or a GGUF file; else what the pipeline made"));
+  app.add_option(
+      "--model,-m", options->model,
+      text("A Hugging Face folder, a GGUF file, or registry:NAME[@VERSION]; else what the pipeline made"));
   app.add_option("--adapter", options->adapter, text("A PEFT adapter folder on top of the model"));
   app.add_flag("--load-in-4bit", options->load_in_4bit,
                text("Quantise the projections to NF4 while loading, as in training"));
