@@ -68,8 +68,9 @@ TEST(StageNeeds, StayBelowTheSeedsTable) {
     const ModelConfig model = published_config(row.model);
     for (const StageNeed& need : estimate_stages({config, model, 8, false})) {
       EXPECT_LE(need.memory_minimum, need.memory_full) << need.stage;
-      if (need.stage == "train")
+      if (need.stage == "train") {
         EXPECT_LE(need.memory_minimum, row.training_vram.recommended * kGB) << row.model;
+      }
       if (need.stage == "merge") {
         EXPECT_LE(need.memory_minimum, kGB) << row.model;
       }
