@@ -194,7 +194,9 @@ ONGGI_AVX512_BF16 void nf4_tile(const DotTask& task, int64_t n, int64_t first_to
     const auto* x = task.unit<Nf4Activations>(b, first_token);
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) {
-      const __m512i pairs = _mm512_cvtepu8_epi16(_mm256_loadu_si256(packed + r * blocks + b));
+      const __m256i* bytes = packed + r * blocks + b;
+      _mm_prefetch(reinterpret_cast<const char*>(bytes) + kPrefetchBytes * kRows, _MM_HINT_T0);
+      const __m512i pairs = _mm512_cvtepu8_epi16(_mm256_loadu_si256(bytes));
       const __m512i even = _mm512_permutexvar_epi16(_mm512_srli_epi16(pairs, 4), code);
       const __m512i odd = _mm512_permutexvar_epi16(pairs, code);
       const __m512 absmax = _mm512_set1_ps(absmaxes[r * blocks + b]);
