@@ -25,7 +25,7 @@ run_seconds=$((SECONDS - run_started))
 
 say "Done in $((SECONDS - started)) s: packages $packages_seconds s, build $build_seconds s, the seven stages $run_seconds s"
 cat <<'TEXT'
-Chat with the tuned model here:   ./onggi chat --config configs/mini.toml
+Chat with the tuned model here:   ./onggi chat --model outputs/onggi-mini-finetune-q4_k_m.gguf
 Serve it:                         ./onggi serve --config configs/mini.toml
   then ask:                       curl http://localhost:8000/chat -H 'Content-Type: application/json' \
                                        -d '{"message": "안녕하세요!"}'
