@@ -4,6 +4,7 @@
 
 #include <array>
 #include <string_view>
+#include <vector>
 
 #include "kernels/ops/attention.h"
 #include "kernels/ops/block.h"
@@ -32,20 +33,52 @@ struct OpTable {
   Op<HeadNormRopeBackwardArgs> head_norm_rope_backward = nullptr;
   Op<SwiGluArgs> swiglu = nullptr;
   Op<SwiGluBackwardArgs> swiglu_backward = nullptr;
-  Op<AddArgs> add = nullptr;
+  Op<GatherRowsArgs> gather_rows = nullptr;
+  Op<ScatterRowsArgs> scatter_rows = nullptr;
   Op<AttentionArgs> attention = nullptr;
   Op<AttentionBackwardArgs> attention_backward = nullptr;
   Op<KvStoreArgs> kv_store = nullptr;
   Op<CachedAttentionArgs> cached_attention = nullptr;
+  Op<TopLogitsArgs> top_logits = nullptr;
   Op<CrossEntropyArgs> cross_entropy = nullptr;
   Op<SumOfSquaresArgs> sum_of_squares = nullptr;
   Op<AdamWArgs> adamw = nullptr;
+
+  // Ops made of others. Devices that have no kernel for the whole leave them null; run_* below then runs the
+  // parts.
+  Op<AdaptedLinearArgs> adapted_linear = nullptr;
+  Op<AdaptedLinearBackwardArgs> adapted_linear_backward = nullptr;
+  Op<GatedLinearArgs> gated_linear = nullptr;
+  Op<AttentionInputArgs> attention_input = nullptr;
+
+  // The dtype in which activations are stored between the ops.
+  DType (*activation_dtype)(Precision) = [](Precision) { return DType::kF32; };
+  // Columns that the input rows of adapted linear layers have beyond K, for kernels to use, at this rank of
+  // the adapter (0: none).
+  int64_t (*row_padding)(Precision, int64_t rank) = [](Precision, int64_t) { return int64_t{0}; };
+  // Takes a weight from host memory to the stream's device, in the layout that the kernels want, into memory
+  // that is appended to `buffers`. null: weights are used where they are.
+  WeightView (*place_weight)(Stream& stream, const WeightView& host, std::vector<Buffer>& buffers) = nullptr;
 };
 
 // The scalar oracle: every op, plain loops.
 const OpTable& ref_ops();
 // The CPU's kernels, the instruction set chosen at run time.
 const OpTable& cpu_ops();
+
+// The ops made of others: the device's own kernel, or its parts one after another.
+void run_adapted_linear(const OpTable& table, const OpContext& context, const AdaptedLinearArgs& args);
+void run_adapted_linear_backward(const OpTable& table, const OpContext& context,
+                                 const AdaptedLinearBackwardArgs& args);
+void run_gated_linear(const OpTable& table, const OpContext& context, const GatedLinearArgs& args);
+void run_attention_input(const OpTable& table, const OpContext& context, const AttentionInputArgs& args);
+// The parts alone, whatever the device has: what its own kernels are compared with.
+void run_adapted_linear_parts(const OpTable& table, const OpContext& context, const AdaptedLinearArgs& args);
+void run_adapted_linear_backward_parts(const OpTable& table, const OpContext& context,
+                                       const AdaptedLinearBackwardArgs& args);
+void run_gated_linear_parts(const OpTable& table, const OpContext& context, const GatedLinearArgs& args);
+void run_attention_input_parts(const OpTable& table, const OpContext& context,
+                               const AttentionInputArgs& args);
 
 [[noreturn]] void throw_unsupported(std::string_view op, DType dtype, std::string_view device);
 

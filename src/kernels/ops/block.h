@@ -1,31 +1,32 @@
-// The ops of a transformer block besides its products. Activations are f32.
+// The ops of a transformer block besides its products.
 #pragma once
 
 #include <cstdint>
 
+#include "kernels/ops/activation.h"
 #include "kernels/ops/context.h"
-#include "tensor/dtype.h"
 
 namespace onggi {
 
 // out[t, c] = x[t, c] * inverse_rms[t] * weight[c], inverse_rms[t] = 1 / sqrt(mean_c x[t, c]^2 + epsilon)
 struct RmsNormArgs {
-  const float* x;         // f32 [T, C]
+  ActivationView x;       // [T, C]
   const float* weight;    // f32 [C]
   int64_t tokens, width;  // T, C
   float epsilon;
-  float* out;          // f32 [T, C]; may be x
-  float* inverse_rms;  // f32 [T], kept for backward; null: not kept
+  Activation out;          // [T, C], rows out_stride apart; may be x; its dtype may differ from x's
+  int64_t out_stride = 0;  // elements; 0: C
+  float* inverse_rms;      // f32 [T], kept for backward; null: not kept
 };
 
 // dx (+)= gradient of RmsNorm by x; the weight is frozen.
 struct RmsNormBackwardArgs {
-  const float* dout;         // f32 [T, C]
-  const float* x;            // f32 [T, C]
+  ActivationView dout;       // [T, C]
+  ActivationView x;          // [T, C]
   const float* weight;       // f32 [C]
   const float* inverse_rms;  // f32 [T]
   int64_t tokens, width;
-  float* dx;  // f32 [T, C]
+  Activation dx;  // [T, C]
   Output output = Output::kOverwrite;
 };
 
@@ -34,49 +35,59 @@ struct RmsNormBackwardArgs {
 //   y = x * inverse_rms * weight;  out[i] = y[i] cos - y[i + D/2] sin;  out[i + D/2] = y[i + D/2] cos + y[i]
 //   sin
 struct HeadNormRopeArgs {
-  const float* x;            // f32 [T, H, D]
+  ActivationView x;          // [T, H, D]
   const float* weight;       // f32 [D]; null: no normalisation (architectures without q/k norm)
   const int32_t* positions;  // i32 [T]
   int64_t tokens, heads, head_dim;
   float epsilon;
   double theta;
-  float* out;          // f32 [T, H, D]; may be x
+  Activation out;      // [T, H, D]; may be x
   float* inverse_rms;  // f32 [T, H], kept for backward; null: not kept
 };
 
 struct HeadNormRopeBackwardArgs {
-  const float* dout;         // f32 [T, H, D]
-  const float* x;            // f32 [T, H, D], the forward's input
+  ActivationView dout;       // [T, H, D]
+  ActivationView x;          // [T, H, D], the forward's input
   const float* weight;       // f32 [D] or null
   const int32_t* positions;  // i32 [T]
   const float* inverse_rms;  // f32 [T, H]
   int64_t tokens, heads, head_dim;
   double theta;
-  float* dx;  // f32 [T, H, D], overwritten; may be dout
+  Activation dx;  // [T, H, D], overwritten; may be dout
 };
 
 // out = silu(gate) * up, silu(g) = g / (1 + exp(-g))
 struct SwiGluArgs {
-  const float* gate;  // f32 [elements]
-  const float* up;    // f32 [elements]
-  int64_t elements;
-  float* out;  // f32 [elements]; may be gate or up
+  ActivationView gate;     // [T, F]
+  ActivationView up;       // [T, F]
+  int64_t tokens, width;   // T, F
+  Activation out;          // [T, F], rows out_stride apart; may be gate or up where out_stride is F
+  int64_t out_stride = 0;  // elements; 0: F
 };
 
 struct SwiGluBackwardArgs {
-  const float* dout;  // f32 [elements]
-  const float* gate;
-  const float* up;
-  int64_t elements;
-  float* dgate;  // f32 [elements]; may be gate
-  float* dup;    // f32 [elements]; may be up
+  ActivationView dout;  // [T, F], dense like all others
+  ActivationView gate;
+  ActivationView up;
+  int64_t tokens, width;  // T, F
+  Activation dgate;       // may be gate
+  Activation dup;         // may be up
 };
 
-// out += x
-struct AddArgs {
-  const float* x;  // f32 [elements]
-  int64_t elements;
-  float* out;  // f32 [elements]
+// out[i, :] = x[rows[i], :]
+struct GatherRowsArgs {
+  ActivationView x;      // [*, C]
+  const int32_t* rows;   // i32 [M]
+  int64_t count, width;  // M, C
+  Activation out;        // [M, C], same dtype as x
+};
+
+// out[rows[i], :] = x[i, :]; the rows differ.
+struct ScatterRowsArgs {
+  ActivationView x;      // [M, C]
+  const int32_t* rows;   // i32 [M]
+  int64_t count, width;  // M, C
+  Activation out;        // [*, C], same dtype as x
 };
 
 }  // namespace onggi

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/threads.h"
+#include "device/stream.h"
 
 namespace onggi {
 
@@ -30,15 +31,18 @@ class Scratch {
 
 // Explicit, never global: who computes owns one. Scratch has one region per pool thread plus a last one,
 // index threads.size(), for data that all threads share during one op (activations rounded once).
+// All arrays of an op lie in the memory of the stream's device, except where an argument says "host".
 struct OpContext {
   ThreadPool& threads;
   Scratch& scratch;
+  Stream& stream = cpu_stream();
 };
 
 // Arithmetic of matrix products; accumulation is fp32 in both.
 enum class Precision {
   kF32,   // inputs in fp32: the reference
-  kFast,  // inputs rounded to bf16; for block-quantised weights and few tokens to int8 with a scale per block
+  kFast,  // inputs rounded to bf16; for block-quantised weights and few tokens the CPU rounds them to int8
+          // with a scale per block. On a GPU activations are stored in bf16 between the ops too.
 };
 
 // What an op does with what its output already holds.
