@@ -10,7 +10,7 @@ namespace onggi {
 
 // Philox4x32-10: four 32-bit words for a 64-bit key and a 128-bit counter.
 // Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
-inline std::array<uint32_t, 4> philox(uint64_t key, uint64_t counter_high, uint64_t counter_low) {
+constexpr std::array<uint32_t, 4> philox(uint64_t key, uint64_t counter_high, uint64_t counter_low) {
   uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
   std::array<uint32_t, 4> c{static_cast<uint32_t>(counter_low), static_cast<uint32_t>(counter_low >> 32),
                             static_cast<uint32_t>(counter_high), static_cast<uint32_t>(counter_high >> 32)};
