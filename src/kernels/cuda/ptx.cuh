@@ -1,0 +1,223 @@
+// All inline PTX of the kernels, as small functions, after NVIDIA's "Parallel Thread Execution ISA" (names of
+// its instructions in the comments). Everything here compiles for sm_80.
+//
+// This is the one header of kernels/cuda that the tests replace (tests/cuda_emulator runs the kernels on the
+// CPU): a function that is added here is added there too. Pointers are ordinary C++ pointers; those named
+// `shared` must point into shared memory.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+namespace onggi {
+
+// The block's dynamic shared memory (LaunchShape::shared_bytes), aligned to 1024. The same bytes at each
+// call.
+template <typename T>
+__device__ __forceinline__ T* dynamic_shared() {
+  extern __shared__ __align__(1024) unsigned char onggi_dynamic_shared[];
+  return reinterpret_cast<T*>(onggi_dynamic_shared);
+}
+
+namespace ptx_detail {
+__device__ __forceinline__ uint32_t shared_address(const void* shared) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+}
+}  // namespace ptx_detail
+
+// --- Matrix fragments
+// ----------------------------------------------------------------------------------------- Layouts, with
+// group = lane / 4 and pair = lane % 4. A is [m, k] row-major, B is [k, n] "column-major" (that is W[n, k]
+// row-major, as weights lie), C and D are [m, n].
+//   m16n8k16, 16-bit:  a[0] = A[group][2 pair, +1]      a[1] = A[group + 8][2 pair, +1]
+//                      a[2] = A[group][2 pair + 8, +9]  a[3] = A[group + 8][2 pair + 8, +9]
+//                      b0 = B[2 pair, +1][group]        b1 = B[2 pair + 8, +9][group]
+//   m16n8k32, 8-bit:   a[0] = A[group][4 pair .. +3]        a[1] = A[group + 8][4 pair .. +3]
+//                      a[2] = A[group][4 pair + 16 .. +19]  a[3] = A[group + 8][4 pair + 16 .. +19]
+//                      b0 = B[4 pair .. +3][group]          b1 = B[4 pair + 16 .. +19][group]
+//   m16n8k16, 8-bit:   a[0] = A[group][4 pair .. +3]        a[1] = A[group + 8][4 pair .. +3]
+//                      b = B[4 pair .. +3][group]
+//   m16n8k8, tf32:     a[0] = A[group][pair]      a[1] = A[group + 8][pair]
+//                      a[2] = A[group][pair + 4]  a[3] = A[group + 8][pair + 4]
+//                      b0 = B[pair][group]        b1 = B[pair + 4][group]
+//   C, D of all:       d[0], d[1] = D[group][2 pair, +1]    d[2], d[3] = D[group + 8][2 pair, +1]
+// The lower element lies in the lower bits.
+
+// ldmatrix: loads 8x8 matrices of 16-bit elements. Lane l gives the address of row l % 8 (16 bytes, aligned
+// to 16) of matrix l / 8; out[i] of lane l = elements [l / 4][2 (l % 4), +1] of matrix i. _trans: of the
+// transposed matrix. x2 reads the addresses of lanes 0 to 15 alone. All 32 lanes take part.
+__device__ __forceinline__ void ldmatrix_x4(uint32_t (&out)[4], const void* shared) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+               : "r"(ptx_detail::shared_address(shared))
+               : "memory");
+}
+__device__ __forceinline__ void ldmatrix_x4_trans(uint32_t (&out)[4], const void* shared) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+               : "r"(ptx_detail::shared_address(shared))
+               : "memory");
+}
+__device__ __forceinline__ void ldmatrix_x2(uint32_t (&out)[2], const void* shared) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
+               : "=r"(out[0]), "=r"(out[1])
+               : "r"(ptx_detail::shared_address(shared))
+               : "memory");
+}
+__device__ __forceinline__ void ldmatrix_x2_trans(uint32_t (&out)[2], const void* shared) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
+               : "=r"(out[0]), "=r"(out[1])
+               : "r"(ptx_detail::shared_address(shared))
+               : "memory");
+}
+
+// mma.sync: d += A B, all 32 lanes together. Inputs bf16, sums fp32.
+__device__ __forceinline__ void mma_m16n8k16_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,
+                                                  uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+// Inputs f16, sums fp32.
+__device__ __forceinline__ void mma_m16n8k16_f16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,
+                                                 uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+// Inputs tf32 (f32 bits of which 10 of the mantissa count; round_to_tf32 rounds), sums fp32.
+__device__ __forceinline__ void mma_m16n8k8_tf32(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,
+                                                 uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+// Inputs signed bytes, sums int32 (no saturation).
+__device__ __forceinline__ void mma_m16n8k32_s8(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0,
+                                                uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+__device__ __forceinline__ void mma_m16n8k16_s8(int32_t (&d)[4], const uint32_t (&a)[2], uint32_t b) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(b));
+}
+// cvt.rna.tf32.f32: the nearest tf32, as f32 bits.
+__device__ __forceinline__ uint32_t round_to_tf32(float x) {
+  uint32_t bits;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
+  return bits;
+}
+
+// --- Copies from global to shared memory beside the arithmetic
+// ------------------------------------------------- cp.async.cg: 16 bytes, both addresses aligned to 16. The
+// first `source_bytes` (0 to 16) are read, the rest of the 16 becomes zero; with 0 the source is not touched
+// (it must still be a valid pointer value).
+__device__ __forceinline__ void cp_async_16(void* shared, const void* global, int source_bytes = 16) {
+  asm volatile(
+      "cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(ptx_detail::shared_address(shared)),
+      "l"(global), "r"(source_bytes)
+      : "memory");
+}
+// cp.async.ca: 4 bytes, both addresses aligned to 4.
+__device__ __forceinline__ void cp_async_4(void* shared, const void* global, int source_bytes = 4) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(ptx_detail::shared_address(shared)),
+               "l"(global), "r"(source_bytes)
+               : "memory");
+}
+// The copies of this thread since the last commit become a group.
+__device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// Waits until at most kPending of this thread's youngest groups are on their way. What the other threads
+// copied is there after their wait and a __syncthreads().
+template <int kPending>
+__device__ __forceinline__ void cp_async_wait() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
+// --- Arithmetic
+// ---------------------------------------------------------------------------------------------- 2^x, about 2
+// ulp; flushes subnormals (ex2.approx.ftz).
+__device__ __forceinline__ float exp2_approx(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+// log2 x, absolute error about 2^-22 (lg2.approx.ftz).
+__device__ __forceinline__ float log2_approx(float x) {
+  float y;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+// c + sum of the products of the four bytes of a and b: both signed, or a unsigned.
+__device__ __forceinline__ int32_t dp4a_s8(uint32_t a, uint32_t b, int32_t c) {
+  int32_t d;
+  asm("dp4a.s32.s32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+  return d;
+}
+__device__ __forceinline__ int32_t dp4a_u8_s8(uint32_t a, uint32_t b, int32_t c) {
+  int32_t d;
+  asm("dp4a.u32.s32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+  return d;
+}
+
+// --- Loads that leave no trace
+// --------------------------------------------------------------------------------- For data that is read
+// once, such as weights while decoding: not kept in L1. Not for data that the same kernel writes. Aligned to
+// their size.
+__device__ __forceinline__ uint4 load_once_16(const void* global) {
+  uint4 v;
+  asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(global));
+  return v;
+}
+__device__ __forceinline__ uint2 load_once_8(const void* global) {
+  uint2 v;
+  asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(global));
+  return v;
+}
+__device__ __forceinline__ uint32_t load_once_4(const void* global) {
+  uint32_t v;
+  asm volatile("ld.global.nc.L1::no_allocate.u32 %0, [%1];" : "=r"(v) : "l"(global));
+  return v;
+}
+// Brings the cache line into L2. The address must be one of the device's memory.
+__device__ __forceinline__ void prefetch_l2(const void* global) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
+}
+
+// --- Order
+// -----------------------------------------------------------------------------------------------------
+// bar.sync: a barrier of `threads` threads of the block (a multiple of 32), whole warps. Barrier 0 is
+// __syncthreads(); id is 1 to 15.
+__device__ __forceinline__ void barrier_sync(int id, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+// Programmatic dependent launch (LaunchShape::overlap = Overlap::kWithPrevious): wait until the kernels
+// queued before are done and their writes seen; before it, nothing that they write may be read. Every kernel
+// that is launched with the overlap must wait. Nothing happens below sm_90, where kernels do not overlap.
+__device__ __forceinline__ void grid_dependency_wait() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+// The next kernel of the stream may start its prologue once every block has come here or ended.
+__device__ __forceinline__ void grid_dependency_launch() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+}  // namespace onggi
