@@ -33,12 +33,12 @@ struct AttentionResult {
 };
 AttentionResult attention(const OpTable& table, const AttentionCase& c, Precision precision, const Floats& q,
                           const Floats& k, const Floats& v) {
+  const SegmentArrays segments(c.starts);
   Guarded<float> out(c.q_size()), log_sum_exp(static_cast<size_t>(c.tokens() * c.query_heads));
   table.attention(context(), {.q = q.data(),
                               .k = k.data(),
                               .v = v.data(),
-                              .segment_starts = c.starts.data(),
-                              .segments = static_cast<int64_t>(c.starts.size()) - 1,
+                              .segments = segments.view(),
                               .tokens = c.tokens(),
                               .query_heads = c.query_heads,
                               .kv_heads = c.kv_heads,
@@ -58,6 +58,7 @@ struct AttentionInputs {
 };
 AttentionGradient attention_backward(const OpTable& table, const AttentionCase& c, Precision precision,
                                      const AttentionInputs& in, const AttentionResult& result) {
+  const SegmentArrays segments(c.starts);
   Guarded<float> dq(c.q_size(), 1.0f), dk(c.kv_size(), 1.0f), dv(c.kv_size(), 1.0f);
   table.attention_backward(context(), {.dout = in.dout.data(),
                                        .q = in.q.data(),
@@ -65,8 +66,7 @@ AttentionGradient attention_backward(const OpTable& table, const AttentionCase& 
                                        .v = in.v.data(),
                                        .out = result.out.data(),
                                        .log_sum_exp = result.log_sum_exp.data(),
-                                       .segment_starts = c.starts.data(),
-                                       .segments = static_cast<int64_t>(c.starts.size()) - 1,
+                                       .segments = segments.view(),
                                        .tokens = c.tokens(),
                                        .query_heads = c.query_heads,
                                        .kv_heads = c.kv_heads,
@@ -189,38 +189,34 @@ struct CacheRun {
     q = normal(static_cast<size_t>(rows * c.query_heads * c.head_dim), 1);
   }
   KvLayer layer() { return {keys.data(), values.data(), c.dtype, c.page_tokens}; }
-  std::vector<SequenceRows> sequence_rows(bool past_too) const {
-    std::vector<SequenceRows> list;
-    int32_t first = 0;
+  SequenceArrays sequence_rows(bool past_too) const {
+    SequenceArrays table;
     for (size_t s = 0; s < c.sequences.size(); ++s) {
       const CachedSequence& sequence = c.sequences[s];
-      const int32_t count = past_too ? sequence.past + sequence.rows : sequence.rows;
-      list.push_back({pages[s].data(), first, count, past_too ? 0 : sequence.past});
-      first += count;
+      table.add(pages[s], past_too ? sequence.past + sequence.rows : sequence.rows,
+                past_too ? 0 : sequence.past);
     }
-    return list;
+    return table;
   }
   void fill(const OpTable& table) {
-    const auto list = sequence_rows(true);
-    int64_t tokens = 0;
-    for (const auto& s : list) tokens += s.rows;
+    const SequenceArrays list = sequence_rows(true);
+    const auto tokens = static_cast<int64_t>(list.sequence.size());
     const Floats k = normal(static_cast<size_t>(tokens * c.kv_heads * c.head_dim), 2),
                  v = normal(k.size(), 3);
     table.kv_store(context(), {.k = k.data(),
                                .v = v.data(),
                                .cache = layer(),
-                               .sequences = list.data(),
-                               .sequence_count = static_cast<int64_t>(list.size()),
+                               .sequences = list.view(),
+                               .tokens = tokens,
                                .kv_heads = c.kv_heads,
                                .head_dim = c.head_dim});
   }
   Floats attend(const OpTable& table) {
-    const auto list = sequence_rows(false);
+    const SequenceArrays list = sequence_rows(false);
     Guarded<float> out(q.size());
     table.cached_attention(context(), {.q = q.data(),
                                        .cache = layer(),
-                                       .sequences = list.data(),
-                                       .sequence_count = static_cast<int64_t>(list.size()),
+                                       .sequences = list.view(),
                                        .tokens = rows,
                                        .query_heads = c.query_heads,
                                        .kv_heads = c.kv_heads,

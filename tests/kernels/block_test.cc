@@ -1,4 +1,4 @@
-// Norms, rotary embedding, SwiGLU, addition and dropout.
+// Norms, rotary embedding, SwiGLU, rows picked and put back, dropout.
 #include <algorithm>
 
 #include "tests/kernels/harness.h"
@@ -169,7 +169,8 @@ TEST(SwiGluTest, AgreesWithTheOracleAndItsDerivative) {
     }
     const auto forward = [&](const OpTable& table, const Floats& g, const Floats& u) {
       Guarded<float> out(size);
-      table.swiglu(context(), {.gate = g.data(), .up = u.data(), .elements = length, .out = out.data()});
+      table.swiglu(context(),
+                   {.gate = g.data(), .up = u.data(), .tokens = 1, .width = length, .out = out.data()});
       return out.values();
     };
     const auto backward = [&](const OpTable& table) {
@@ -177,7 +178,8 @@ TEST(SwiGluTest, AgreesWithTheOracleAndItsDerivative) {
       table.swiglu_backward(context(), {.dout = dout.data(),
                                         .gate = dgate.data(),
                                         .up = dup.data(),
-                                        .elements = length,
+                                        .tokens = 1,
+                                        .width = length,
                                         .dgate = dgate.data(),
                                         .dup = dup.data()});
       return std::pair(dgate.values(), dup.values());
@@ -193,14 +195,25 @@ TEST(SwiGluTest, AgreesWithTheOracleAndItsDerivative) {
   }
 }
 
-TEST(AddTest, Adds) {
-  for (const int64_t length : kLengths) {
-    const Floats x = normal(static_cast<size_t>(length), 1), y = normal(static_cast<size_t>(length), 2);
-    for (const OpTable* table : {&ref_ops(), &cpu_ops()}) {
-      Guarded<float> out(y);
-      table->add(context(), {.x = x.data(), .elements = length, .out = out.data()});
-      const Floats values = out.values();
-      for (size_t i = 0; i < values.size(); ++i) ASSERT_EQ(values[i], y[i] + x[i]) << table->name << " " << i;
+TEST(RowsTest, ArePickedAndPutBack) {
+  const int64_t width = 37;
+  const Floats x = normal(static_cast<size_t>(9 * width), 1);
+  const std::vector<int32_t> rows = {8, 0, 3};
+  for (const OpTable* table : {&ref_ops(), &cpu_ops()}) {
+    Guarded<float> picked(static_cast<size_t>(3 * width)), back(x.size(), 5.0f);
+    table->gather_rows(
+        context(), {.x = x.data(), .rows = rows.data(), .count = 3, .width = width, .out = picked.data()});
+    table->scatter_rows(
+        context(), {.x = picked.data(), .rows = rows.data(), .count = 3, .width = width, .out = back.data()});
+    const Floats values = picked.values(), all = back.values();
+    for (int64_t row = 0; row < 9; ++row) {
+      const auto place = std::find(rows.begin(), rows.end(), row);
+      for (int64_t c = 0; c < width; ++c) {
+        const auto at = static_cast<size_t>(row * width + c);
+        ASSERT_EQ(all[at], place == rows.end() ? 5.0f : x[at]) << table->name;
+        if (place == rows.end()) continue;
+        ASSERT_EQ(values[static_cast<size_t>((place - rows.begin()) * width + c)], x[at]) << table->name;
+      }
     }
   }
 }

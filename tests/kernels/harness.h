@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -63,6 +64,58 @@ class Guarded {
   }
   std::vector<T> memory_;
   size_t count_;
+};
+
+// Who sees whom in a packed batch, from the segments' borders.
+struct SegmentArrays {
+  explicit SegmentArrays(std::vector<int32_t> borders) : starts(std::move(borders)) {
+    for (size_t s = 0; s + 1 < starts.size(); ++s) {
+      longest = std::max<int64_t>(longest, starts[s + 1] - starts[s]);
+      for (int32_t row = starts[s]; row < starts[s + 1]; ++row) {
+        first_row.push_back(starts[s]);
+        end_row.push_back(starts[s + 1]);
+      }
+    }
+  }
+  Segments view() const {
+    return {starts.data(), first_row.data(), end_row.data(), static_cast<int64_t>(starts.size()) - 1,
+            longest};
+  }
+  std::vector<int32_t> starts, first_row, end_row;
+  int64_t longest = 0;
+};
+
+// The sequences of an inference pass.
+struct SequenceArrays {
+  // Sequences come one after another in the rows of the pass.
+  void add(const std::vector<int32_t>& page_list, int32_t row_count, int32_t past_tokens) {
+    const auto index = static_cast<int32_t>(rows.size());
+    first_row.push_back(static_cast<int32_t>(sequence.size()));
+    rows.push_back(row_count);
+    past.push_back(past_tokens);
+    for (int32_t i = 0; i < row_count; ++i) {
+      sequence.push_back(index);
+      positions.push_back(past_tokens + i);
+    }
+    page_lists.push_back(page_list);
+    stride = std::max(stride, page_list.size());
+    pages.assign(page_lists.size() * stride, -1);
+    for (size_t s = 0; s < page_lists.size(); ++s)
+      std::copy(page_lists[s].begin(), page_lists[s].end(), pages.begin() + static_cast<int64_t>(s * stride));
+    longest_rows = std::max<int64_t>(longest_rows, row_count);
+    longest = std::max<int64_t>(longest, past_tokens + row_count);
+  }
+  SequenceTable view() const {
+    return {pages.data(),     static_cast<int64_t>(stride),
+            first_row.data(), rows.data(),
+            past.data(),      sequence.data(),
+            positions.data(), static_cast<int64_t>(rows.size()),
+            longest_rows,     longest};
+  }
+  std::vector<std::vector<int32_t>> page_lists;
+  size_t stride = 0;
+  std::vector<int32_t> pages, first_row, rows, past, sequence, positions;
+  int64_t longest_rows = 0, longest = 0;
 };
 
 inline Floats normal(size_t count, uint64_t seed, float scale = 1.0f) {

@@ -27,7 +27,8 @@ TEST(TableTest, EveryWeightTypeIsSupportedByEveryTable) {
     EXPECT_TRUE(table->gemm != nullptr && table->dropout != nullptr && table->rms_norm != nullptr &&
                 table->rms_norm_backward != nullptr && table->head_norm_rope != nullptr &&
                 table->head_norm_rope_backward != nullptr && table->swiglu != nullptr &&
-                table->swiglu_backward != nullptr && table->add != nullptr && table->attention != nullptr &&
+                table->swiglu_backward != nullptr && table->gather_rows != nullptr &&
+                table->scatter_rows != nullptr && table->attention != nullptr &&
                 table->attention_backward != nullptr && table->kv_store != nullptr &&
                 table->cached_attention != nullptr && table->cross_entropy != nullptr &&
                 table->sum_of_squares != nullptr && table->adamw != nullptr)

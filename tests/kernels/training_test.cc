@@ -19,13 +19,18 @@ struct Loss {
 Loss cross_entropy(const OpTable& table, const LossCase& c, const Floats& logits,
                    const std::vector<int32_t>& labels) {
   Guarded<float> losses(static_cast<size_t>(c.rows)), dlogits(logits);  // in place
+  double sum = 3;
   table.cross_entropy(context(), {.logits = dlogits.data(),
                                   .labels = labels.data(),
                                   .rows = c.rows,
                                   .vocabulary = c.vocabulary,
                                   .gradient_scale = 0.25f,
                                   .losses = losses.data(),
+                                  .loss_sum = &sum,
                                   .dlogits = dlogits.data()});
+  double expected_sum = 3;
+  for (const float loss : losses.values()) expected_sum += loss;
+  EXPECT_DOUBLE_EQ(sum, expected_sum) << "added to what was there";
   return {losses.values(), dlogits.values()};
 }
 
@@ -60,6 +65,7 @@ TEST(CrossEntropyTest, LossAloneLeavesTheLogits) {
                                      .vocabulary = 40,
                                      .gradient_scale = 1.0f,
                                      .losses = losses.data(),
+                                     .loss_sum = nullptr,
                                      .dlogits = nullptr});
     EXPECT_EQ(kept.values(), logits);
     // Equal logits cost log V each.
@@ -89,12 +95,14 @@ struct AdamWState {
 };
 AdamWState adamw(const OpTable& table, AdamWState state, const Floats& gradient, int64_t step) {
   Guarded<float> weights(state.weights), first(state.first), second(state.second);
+  const double squares = 9;  // a norm of 3, clipped by 0.7
   table.adamw(context(), {.weights = weights.data(),
                           .gradient = gradient.data(),
                           .first_moment = first.data(),
                           .second_moment = second.data(),
                           .elements = static_cast<int64_t>(gradient.size()),
-                          .gradient_scale = 0.7f,
+                          .sum_of_squares = &squares,
+                          .max_norm = 0.7 * 3,
                           .learning_rate = 2e-4f,
                           .beta1 = 0.9f,
                           .beta2 = 0.999f,

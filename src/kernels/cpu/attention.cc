@@ -14,11 +14,13 @@ bool in_bf16(Precision precision, int64_t head_dim) {
 }  // namespace
 
 void attention(const OpContext& context, const AttentionArgs& args) {
+  check_dense(args.out_stride, args.query_heads * args.head_dim);
   if (in_bf16(args.precision, args.head_dim)) return attention_bf16(context, args);
   attention_f32(context, args);
 }
 
 void attention_backward(const OpContext& context, const AttentionBackwardArgs& args) {
+  check_dense(args.out_stride, args.query_heads * args.head_dim);
   if (in_bf16(args.precision, args.head_dim)) return attention_backward_bf16(context, args);
   attention_backward_f32(context, args);
 }

@@ -231,8 +231,8 @@ void BackwardPass::run() {
 
 void attention_backward_bf16(const OpContext& context, const AttentionBackwardArgs& args) {
   std::vector<BackwardItem> items;
-  for (int64_t s = 0; s < args.segments; ++s) {
-    const int64_t begin = args.segment_starts[s], tokens = args.segment_starts[s + 1] - begin;
+  for (int64_t s = 0; s < args.segments.count; ++s) {
+    const int64_t begin = args.segments.starts[s], tokens = args.segments.starts[s + 1] - begin;
     for (int64_t head = 0; head < args.kv_heads && tokens > 0; ++head)
       items.push_back({.begin = begin, .tokens = tokens, .kv_head = head});
   }

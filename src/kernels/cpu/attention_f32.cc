@@ -165,7 +165,7 @@ void attend_f32(const QueriesF32Args& args) {
 }
 
 void attention_f32(const OpContext& context, const AttentionArgs& args) {
-  const std::vector<Item> items = items_of(args.segment_starts, args.segments, args.kv_heads);
+  const std::vector<Item> items = items_of(args.segments.starts, args.segments.count, args.kv_heads);
   context.threads.parallel_items(static_cast<int64_t>(items.size()), [&](int64_t i, int thread) {
     const Item& item = items[static_cast<size_t>(i)];
     const auto bytes = static_cast<size_t>(kQueryRowsF32 * item.tokens) * sizeof(float);
@@ -174,7 +174,7 @@ void attention_f32(const OpContext& context, const AttentionArgs& args) {
 }
 
 void attention_backward_f32(const OpContext& context, const AttentionBackwardArgs& args) {
-  const std::vector<Item> items = items_of(args.segment_starts, args.segments, args.kv_heads);
+  const std::vector<Item> items = items_of(args.segments.starts, args.segments.count, args.kv_heads);
   context.threads.parallel_items(static_cast<int64_t>(items.size()), [&](int64_t i, int thread) {
     const Item& item = items[static_cast<size_t>(i)];
     const auto bytes = static_cast<size_t>(2 * kQueryRowsF32 * item.tokens) * sizeof(float);

@@ -50,8 +50,8 @@ void forward_item(const AttentionArgs& args, const ForwardItem& item, Scratch& m
 
 void attention_bf16(const OpContext& context, const AttentionArgs& args) {
   std::vector<ForwardItem> items;
-  for (int64_t s = 0; s < args.segments; ++s) {
-    const int64_t begin = args.segment_starts[s], tokens = args.segment_starts[s + 1] - begin;
+  for (int64_t s = 0; s < args.segments.count; ++s) {
+    const int64_t begin = args.segments.starts[s], tokens = args.segments.starts[s + 1] - begin;
     for (int64_t first = 0; first < tokens; first += kQueriesPerItem)
       for (int64_t head = 0; head < args.kv_heads; ++head)
         items.push_back({.segment_begin = begin,

@@ -58,12 +58,13 @@ class CachedAttention {
     return (sequence.past + sequence.rows + kRangeTokens - 1) / kRangeTokens;
   }
   CachedHead head_of(const Item& item) const {
-    return {args_.cache, args_.sequences[item.sequence].pages, args_.kv_heads, args_.head_dim, item.kv_head};
+    return {args_.cache, rows_of(args_.sequences, item.sequence).pages, args_.kv_heads, args_.head_dim,
+            item.kv_head};
   }
   int64_t q_row() const { return args_.query_heads * args_.head_dim; }
   // Of row `row` of the item's sequence and the first head of its group.
   int64_t q_offset(const Item& item, int64_t row) const {
-    return (args_.sequences[item.sequence].first_row + row) * q_row() +
+    return (rows_of(args_.sequences, item.sequence).first_row + row) * q_row() +
            item.kv_head * group_ * args_.head_dim;
   }
 
@@ -75,8 +76,8 @@ class CachedAttention {
 };
 
 void CachedAttention::plan() {
-  for (int64_t s = 0; s < args_.sequence_count; ++s) {
-    const SequenceRows& sequence = args_.sequences[s];
+  for (int64_t s = 0; s < args_.sequences.count; ++s) {
+    const SequenceRows sequence = rows_of(args_.sequences, s);
     if (sequence.rows == 0) continue;
     const int64_t tokens = int64_t{sequence.past} + sequence.rows;
     for (int64_t head = 0; head < args_.kv_heads; ++head) {
@@ -96,7 +97,7 @@ void CachedAttention::plan() {
 }
 
 void CachedAttention::few(const Item& item, int thread) {
-  const SequenceRows& sequence = args_.sequences[item.sequence];
+  const SequenceRows sequence = rows_of(args_.sequences, item.sequence);
   const int64_t queries = sequence.rows * group_, dim = args_.head_dim;
   const int64_t own = decode_scratch_floats(queries, item.count, dim);
   auto* scratch = reinterpret_cast<float*>(
@@ -121,7 +122,7 @@ void CachedAttention::few(const Item& item, int thread) {
 
 // The ranges of one sequence and head lie one after another from first_item on.
 void CachedAttention::merge(const Item& first_item) {
-  const SequenceRows& sequence = args_.sequences[first_item.sequence];
+  const SequenceRows sequence = rows_of(args_.sequences, first_item.sequence);
   const int64_t queries = sequence.rows * group_, dim = args_.head_dim, ranges = ranges_of(sequence);
   for (int64_t query = 0; query < queries; ++query) {
     float* out = args_.out + q_offset(first_item, query / group_) + query % group_ * dim;
@@ -150,7 +151,7 @@ void CachedAttention::many(const Item& item, int thread) {
 }
 
 void CachedAttention::many_bf16(const Item& item, int thread) {
-  const int64_t dim = args_.head_dim, position = args_.sequences[item.sequence].past + item.first;
+  const int64_t dim = args_.head_dim, position = rows_of(args_.sequences, item.sequence).past + item.first;
   const int64_t keys = position + item.count;
   const auto carve = [&](Carver& carver, float** k, float** v, QueryScratch* queries) {
     const PackedKeys packed = carve_keys(carver, keys, dim);
@@ -185,7 +186,7 @@ void CachedAttention::many_bf16(const Item& item, int thread) {
 }
 
 void CachedAttention::many_f32(const Item& item, int thread) {
-  const int64_t dim = args_.head_dim, position = args_.sequences[item.sequence].past + item.first;
+  const int64_t dim = args_.head_dim, position = rows_of(args_.sequences, item.sequence).past + item.first;
   const int64_t keys = position + item.count;
   auto* k = reinterpret_cast<float*>(
       context_.scratch.get(thread, static_cast<size_t>((2 * dim + kQueryRowsF32) * keys) * sizeof(float)));
@@ -233,8 +234,8 @@ void CachedAttention::run() {
 }  // namespace
 
 void kv_store(const OpContext& context, const KvStoreArgs& args) {
-  for (int64_t s = 0; s < args.sequence_count; ++s) {
-    const SequenceRows& sequence = args.sequences[s];
+  for (int64_t s = 0; s < args.sequences.count; ++s) {
+    const SequenceRows sequence = rows_of(args.sequences, s);
     const int64_t grain = std::max<int64_t>(1, 16384 / (args.kv_heads * args.head_dim));
     context.threads.parallel_for(sequence.rows, grain, [&](int64_t begin, int64_t end, int) {
       for (int64_t row = begin; row < end; ++row)
@@ -249,6 +250,7 @@ void kv_store(const OpContext& context, const KvStoreArgs& args) {
 }
 
 void cached_attention(const OpContext& context, const CachedAttentionArgs& args) {
+  check_dense(args.out_stride, args.query_heads * args.head_dim);
   CachedAttention(context, args).run();
 }
 

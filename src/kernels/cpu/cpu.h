@@ -19,7 +19,8 @@ void gemm(const OpContext& context, const GemmArgs& args);
 // elementwise.cc
 void swiglu(const OpContext& context, const SwiGluArgs& args);
 void swiglu_backward(const OpContext& context, const SwiGluBackwardArgs& args);
-void add(const OpContext& context, const AddArgs& args);
+void gather_rows(const OpContext& context, const GatherRowsArgs& args);
+void scatter_rows(const OpContext& context, const ScatterRowsArgs& args);
 void dropout(const OpContext& context, const DropoutArgs& args);
 
 // norm.cc

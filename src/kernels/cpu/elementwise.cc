@@ -1,4 +1,4 @@
-// SwiGLU, addition and dropout.
+// SwiGLU, dropout, and rows picked and put back.
 #include <algorithm>
 #include <cmath>
 
@@ -17,32 +17,29 @@ namespace onggi::cpu::HWY_NAMESPACE {
 namespace {
 
 void swiglu_range(const SwiGluArgs& args, int64_t begin, int64_t end) {
+  const float *gates = args.gate, *ups = args.up;
+  float* out = args.out;
   for_lanes(end - begin, [&](auto d, int64_t offset) HWY_ATTR {
     const int64_t i = begin + offset;
-    const auto gate = hn::LoadU(d, args.gate + i);
+    const auto gate = hn::LoadU(d, gates + i);
     const auto silu = hn::Mul(gate, sigmoid_lanes(d, gate));
-    hn::StoreU(hn::Mul(silu, hn::LoadU(d, args.up + i)), d, args.out + i);
+    hn::StoreU(hn::Mul(silu, hn::LoadU(d, ups + i)), d, out + i);
   });
 }
 
 // silu'(g) = s + g s (1 - s), s = 1 / (1 + exp(-g))
 void swiglu_backward_range(const SwiGluBackwardArgs& args, int64_t begin, int64_t end) {
+  const float *douts = args.dout, *gates = args.gate, *ups = args.up;
+  float *dgate = args.dgate, *dup = args.dup;
   for_lanes(end - begin, [&](auto d, int64_t offset) HWY_ATTR {
     const int64_t i = begin + offset;
-    const auto gate = hn::LoadU(d, args.gate + i), up = hn::LoadU(d, args.up + i);
-    const auto dout = hn::LoadU(d, args.dout + i);
+    const auto gate = hn::LoadU(d, gates + i), up = hn::LoadU(d, ups + i);
+    const auto dout = hn::LoadU(d, douts + i);
     const auto sigmoid = sigmoid_lanes(d, gate);
     const auto silu = hn::Mul(gate, sigmoid);
     const auto slope = hn::MulAdd(silu, hn::Sub(hn::Set(d, 1.0f), sigmoid), sigmoid);
-    hn::StoreU(hn::Mul(hn::Mul(dout, up), slope), d, args.dgate + i);
-    hn::StoreU(hn::Mul(dout, silu), d, args.dup + i);
-  });
-}
-
-void add_range(const AddArgs& args, int64_t begin, int64_t end) {
-  for_lanes(end - begin, [&](auto d, int64_t offset) HWY_ATTR {
-    float* out = args.out + begin + offset;
-    hn::StoreU(hn::Add(hn::LoadU(d, out), hn::LoadU(d, args.x + begin + offset)), d, out);
+    hn::StoreU(hn::Mul(hn::Mul(dout, up), slope), d, dgate + i);
+    hn::StoreU(hn::Mul(dout, silu), d, dup + i);
   });
 }
 
@@ -93,6 +90,8 @@ void dropout_range(const DropoutArgs& args, int64_t begin, int64_t end) {
   HWY_ALIGN uint16_t draws[kStep];
   const auto threshold = static_cast<int32_t>(std::lround(double{args.probability} * 65536.0));
   const float kept_share = 1.0f - args.probability;
+  const float* source = args.x;
+  float* target = args.out;
   for (int64_t first = begin; first < end; first += kStep) {
     philox_draws(args.seed, args.stream, static_cast<uint64_t>(first / kDrawsPerBlock), draws);
     for_lanes(std::min(kStep, end - first), [&](auto d, int64_t offset) HWY_ATTR {
@@ -100,9 +99,9 @@ void dropout_range(const DropoutArgs& args, int64_t begin, int64_t end) {
       const hn::Rebind<uint16_t, decltype(d)> d_draws;
       const auto draw = hn::PromoteTo(d_signed, hn::LoadU(d_draws, draws + offset));
       const auto kept = hn::RebindMask(d, hn::Gt(draw, hn::Set(d_signed, threshold - 1)));
-      const auto x = hn::LoadU(d, args.x + first + offset);
+      const auto x = hn::LoadU(d, source + first + offset);
       auto value = hn::IfThenElseZero(kept, hn::Div(x, hn::Set(d, kept_share)));
-      float* out = args.out + first + offset;
+      float* out = target + first + offset;
       if (args.output == Output::kAccumulate) value = hn::Add(hn::LoadU(d, out), value);
       hn::StoreU(value, d, out);
     });
@@ -118,7 +117,6 @@ namespace onggi::cpu {
 
 HWY_EXPORT(swiglu_range);
 HWY_EXPORT(swiglu_backward_range);
-HWY_EXPORT(add_range);
 HWY_EXPORT(dropout_range);
 
 namespace {
@@ -127,20 +125,33 @@ constexpr int64_t kGrain = 16384;
 }  // namespace
 
 void swiglu(const OpContext& context, const SwiGluArgs& args) {
-  context.threads.parallel_for(args.elements, kGrain, [&](int64_t begin, int64_t end, int) {
+  check_dense(args.out_stride, args.width);
+  context.threads.parallel_for(args.tokens * args.width, kGrain, [&](int64_t begin, int64_t end, int) {
     HWY_DYNAMIC_DISPATCH(swiglu_range)(args, begin, end);
   });
 }
 
 void swiglu_backward(const OpContext& context, const SwiGluBackwardArgs& args) {
-  context.threads.parallel_for(args.elements, kGrain, [&](int64_t begin, int64_t end, int) {
+  context.threads.parallel_for(args.tokens * args.width, kGrain, [&](int64_t begin, int64_t end, int) {
     HWY_DYNAMIC_DISPATCH(swiglu_backward_range)(args, begin, end);
   });
 }
 
-void add(const OpContext& context, const AddArgs& args) {
-  context.threads.parallel_for(args.elements, kGrain, [&](int64_t begin, int64_t end, int) {
-    HWY_DYNAMIC_DISPATCH(add_range)(args, begin, end);
+void gather_rows(const OpContext& context, const GatherRowsArgs& args) {
+  const float* x = args.x;
+  float* out = args.out;
+  context.threads.parallel_for(args.count, kGrain / args.width + 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i)
+      std::copy_n(x + args.rows[i] * args.width, args.width, out + i * args.width);
+  });
+}
+
+void scatter_rows(const OpContext& context, const ScatterRowsArgs& args) {
+  const float* x = args.x;
+  float* out = args.out;
+  context.threads.parallel_for(args.count, kGrain / args.width + 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i)
+      std::copy_n(x + i * args.width, args.width, out + args.rows[i] * args.width);
   });
 }
 

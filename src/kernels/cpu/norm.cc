@@ -58,6 +58,7 @@ void norm_gradient(const NormGradient& args) {
 }
 
 void rms_norm_rows(const RmsNormArgs& args, int64_t begin, int64_t end) {
+  check_dense(args.out_stride, args.width);
   for (int64_t t = begin; t < end; ++t) {
     const float* x = args.x + t * args.width;
     const float inverse_rms = inverse_rms_of(x, args.width, args.epsilon);

@@ -23,7 +23,8 @@ OpTable make_cpu_ops() {
   table.head_norm_rope_backward = cpu::head_norm_rope_backward;
   table.swiglu = cpu::swiglu;
   table.swiglu_backward = cpu::swiglu_backward;
-  table.add = cpu::add;
+  table.gather_rows = cpu::gather_rows;
+  table.scatter_rows = cpu::scatter_rows;
   table.attention = cpu::attention;
   table.attention_backward = cpu::attention_backward;
   table.kv_store = cpu::kv_store;

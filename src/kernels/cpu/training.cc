@@ -29,7 +29,7 @@ void cross_entropy_row(const CrossEntropyArgs& args, int64_t row) {
       return exp_lanes(d, hn::Sub(hn::LoadU(d, logits + begin + i), hn::Set(d, maximum)));
     });
   args.losses[row] = static_cast<float>(maximum + std::log(sum) - logits[label]);
-  if (args.dlogits == nullptr) return;
+  if (args.dlogits.is_null()) return;
   float* dlogits = args.dlogits + row * args.vocabulary;
   const auto share = static_cast<float>(args.gradient_scale / sum);
   for_lanes(args.vocabulary, [&](auto d, int64_t i) HWY_ATTR {
@@ -42,7 +42,7 @@ void cross_entropy_row(const CrossEntropyArgs& args, int64_t row) {
 void adamw_range(const AdamWArgs& args, const AdamWStep& step, int64_t begin, int64_t end) {
   for_lanes(end - begin, [&](auto d, int64_t offset) HWY_ATTR {
     const int64_t i = begin + offset;
-    const auto g = hn::Mul(hn::LoadU(d, args.gradient + i), hn::Set(d, args.gradient_scale));
+    const auto g = hn::Mul(hn::LoadU(d, args.gradient + i), hn::Set(d, step.scale));
     const auto m = hn::Add(hn::Mul(hn::Set(d, args.beta1), hn::LoadU(d, args.first_moment + i)),
                            hn::Mul(hn::Set(d, 1.0f - args.beta1), g));
     const auto v = hn::Add(hn::Mul(hn::Set(d, args.beta2), hn::LoadU(d, args.second_moment + i)),
@@ -87,6 +87,8 @@ void cross_entropy(const OpContext& context, const CrossEntropyArgs& args) {
   context.threads.parallel_items(args.rows, [&](int64_t row, int) {
     HWY_DYNAMIC_DISPATCH(cross_entropy_row)(args, row);
   });
+  if (args.loss_sum == nullptr) return;
+  for (int64_t row = 0; row < args.rows; ++row) *args.loss_sum += args.losses[row];
 }
 
 void sum_of_squares(const OpContext& context, const SumOfSquaresArgs& args) {
@@ -107,6 +109,7 @@ void sum_of_squares(const OpContext& context, const SumOfSquaresArgs& args) {
 void adamw(const OpContext& context, const AdamWArgs& args) {
   const auto steps = static_cast<double>(args.step);
   const AdamWStep step{
+      .scale = static_cast<float>(clipping_scale(args)),
       .decay = static_cast<float>(1.0 - double{args.learning_rate} * args.weight_decay),
       .rate = static_cast<float>(args.learning_rate / (1.0 - std::pow(double{args.beta1}, steps))),
       .correction = static_cast<float>(1.0 / (1.0 - std::pow(double{args.beta2}, steps)))};

@@ -76,6 +76,16 @@ struct SequenceTable {
   int64_t longest;
 };
 
+// The entries of one sequence, for kernels that run where the table can be read.
+struct SequenceRows {
+  const int32_t* pages;
+  int32_t first_row, rows, past;
+};
+inline SequenceRows rows_of(const SequenceTable& table, int64_t sequence) {
+  return {table.pages + sequence * table.page_stride, table.first_row[sequence], table.rows[sequence],
+          table.past[sequence]};
+}
+
 // Writes the new keys and values of each sequence into its pages (page tables already hold the needed pages).
 struct KvStoreArgs {
   ActivationView k;  // [T, Hkv, D]

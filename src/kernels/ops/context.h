@@ -6,6 +6,7 @@
 #include <memory>
 #include <vector>
 
+#include "base/error.h"
 #include "base/threads.h"
 #include "device/stream.h"
 
@@ -47,5 +48,10 @@ enum class Precision {
 
 // What an op does with what its output already holds.
 enum class Output { kOverwrite, kAccumulate };
+
+// Devices without row padding (OpTable::row_padding) get dense arrays: `stride` is 0 or the width.
+inline void check_dense(int64_t stride, int64_t width) {
+  ONGGI_CHECK(stride == 0 || stride == width, "rows are dense on this device");
+}
 
 }  // namespace onggi

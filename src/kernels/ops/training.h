@@ -1,6 +1,8 @@
 // Loss, gradient norm and optimiser.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 
 #include "kernels/ops/activation.h"
@@ -57,5 +59,10 @@ struct AdamWArgs {
   float learning_rate, beta1, beta2, epsilon, weight_decay;
   int64_t step;  // counted from 1
 };
+// The factor that clipping multiplies the gradient with, where sum_of_squares can be read.
+inline double clipping_scale(const AdamWArgs& args) {
+  if (args.sum_of_squares == nullptr) return 1.0;
+  return std::min(1.0, args.max_norm / (std::sqrt(*args.sum_of_squares) + 1e-6));
+}
 
 }  // namespace onggi

@@ -56,9 +56,10 @@ int64_t cache_index(const KvLayer& cache, const SequenceRows& sequence, int64_t 
 }  // namespace
 
 void attention(const OpContext&, const AttentionArgs& args) {
+  check_dense(args.out_stride, args.query_heads * args.head_dim);
   const int64_t dim = args.head_dim, group = args.query_heads / args.kv_heads;
-  for (int64_t segment = 0; segment < args.segments; ++segment) {
-    const int64_t begin = args.segment_starts[segment], end = args.segment_starts[segment + 1];
+  for (int64_t segment = 0; segment < args.segments.count; ++segment) {
+    const int64_t begin = args.segments.starts[segment], end = args.segments.starts[segment + 1];
     for (int64_t t = begin; t < end; ++t)
       for (int64_t h = 0; h < args.query_heads; ++h) {
         const auto kv_row = [&](int64_t s) { return (s * args.kv_heads + h / group) * dim; };
@@ -82,11 +83,12 @@ void attention(const OpContext&, const AttentionArgs& args) {
 // With p = softmax(scale q.k), o = sum p v:
 //   dv_s += p_s do;  dp_s = do.v_s;  ds_s = p_s (dp_s - do.o);  dq += scale ds_s k_s;  dk_s += scale ds_s q
 void attention_backward(const OpContext&, const AttentionBackwardArgs& args) {
+  check_dense(args.out_stride, args.query_heads * args.head_dim);
   const int64_t dim = args.head_dim, group = args.query_heads / args.kv_heads;
   std::vector<double> dk(static_cast<size_t>(args.tokens * args.kv_heads * dim), 0.0), dv(dk.size(), 0.0);
   std::vector<double> dq(static_cast<size_t>(dim));
-  for (int64_t segment = 0; segment < args.segments; ++segment) {
-    const int64_t begin = args.segment_starts[segment], end = args.segment_starts[segment + 1];
+  for (int64_t segment = 0; segment < args.segments.count; ++segment) {
+    const int64_t begin = args.segments.starts[segment], end = args.segments.starts[segment + 1];
     for (int64_t t = begin; t < end; ++t)
       for (int64_t h = 0; h < args.query_heads; ++h) {
         const int64_t q_row = (t * args.query_heads + h) * dim;
@@ -109,13 +111,13 @@ void attention_backward(const OpContext&, const AttentionBackwardArgs& args) {
         for (int64_t d = 0; d < dim; ++d) args.dq[q_row + d] = static_cast<float>(dq[static_cast<size_t>(d)]);
       }
   }
-  std::copy(dk.begin(), dk.end(), args.dk);
-  std::copy(dv.begin(), dv.end(), args.dv);
+  std::copy(dk.begin(), dk.end(), static_cast<float*>(args.dk));
+  std::copy(dv.begin(), dv.end(), static_cast<float*>(args.dv));
 }
 
 void kv_store(const OpContext&, const KvStoreArgs& args) {
-  for (int64_t s = 0; s < args.sequence_count; ++s) {
-    const SequenceRows& sequence = args.sequences[s];
+  for (int64_t s = 0; s < args.sequences.count; ++s) {
+    const SequenceRows sequence = rows_of(args.sequences, s);
     for (int64_t i = 0; i < sequence.rows; ++i)
       for (int64_t h = 0; h < args.kv_heads; ++h) {
         const int64_t from = ((sequence.first_row + i) * args.kv_heads + h) * args.head_dim;
@@ -130,9 +132,10 @@ void kv_store(const OpContext&, const KvStoreArgs& args) {
 }
 
 void cached_attention(const OpContext&, const CachedAttentionArgs& args) {
+  check_dense(args.out_stride, args.query_heads * args.head_dim);
   const int64_t dim = args.head_dim, group = args.query_heads / args.kv_heads;
-  for (int64_t n = 0; n < args.sequence_count; ++n) {
-    const SequenceRows& sequence = args.sequences[n];
+  for (int64_t n = 0; n < args.sequences.count; ++n) {
+    const SequenceRows sequence = rows_of(args.sequences, n);
     for (int64_t i = 0; i < sequence.rows; ++i)
       for (int64_t h = 0; h < args.query_heads; ++h) {
         const float* q = args.q + ((sequence.first_row + i) * args.query_heads + h) * dim;

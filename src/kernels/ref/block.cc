@@ -18,7 +18,8 @@ void dropout(const OpContext&, const DropoutArgs& args) {
 }
 
 void swiglu(const OpContext&, const SwiGluArgs& args) {
-  for (int64_t i = 0; i < args.elements; ++i) {
+  check_dense(args.out_stride, args.width);
+  for (int64_t i = 0; i < args.tokens * args.width; ++i) {
     const double gate = args.gate[i];
     args.out[i] = static_cast<float>(gate / (1.0 + std::exp(-gate)) * args.up[i]);
   }
@@ -26,7 +27,7 @@ void swiglu(const OpContext&, const SwiGluArgs& args) {
 
 // silu'(g) = s + g s (1 - s), s = 1 / (1 + exp(-g))
 void swiglu_backward(const OpContext&, const SwiGluBackwardArgs& args) {
-  for (int64_t i = 0; i < args.elements; ++i) {
+  for (int64_t i = 0; i < args.tokens * args.width; ++i) {
     const double gate = args.gate[i], up = args.up[i], dout = args.dout[i];
     const double sigmoid = 1.0 / (1.0 + std::exp(-gate));
     args.dgate[i] = static_cast<float>(dout * up * (sigmoid + gate * sigmoid * (1.0 - sigmoid)));
@@ -34,8 +35,16 @@ void swiglu_backward(const OpContext&, const SwiGluBackwardArgs& args) {
   }
 }
 
-void add(const OpContext&, const AddArgs& args) {
-  for (int64_t i = 0; i < args.elements; ++i) args.out[i] += args.x[i];
+void gather_rows(const OpContext&, const GatherRowsArgs& args) {
+  for (int64_t i = 0; i < args.count; ++i)
+    for (int64_t c = 0; c < args.width; ++c)
+      args.out[i * args.width + c] = args.x[args.rows[i] * args.width + c];
+}
+
+void scatter_rows(const OpContext&, const ScatterRowsArgs& args) {
+  for (int64_t i = 0; i < args.count; ++i)
+    for (int64_t c = 0; c < args.width; ++c)
+      args.out[args.rows[i] * args.width + c] = args.x[i * args.width + c];
 }
 
 }  // namespace onggi::ref

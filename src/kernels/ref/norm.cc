@@ -31,6 +31,7 @@ double angle_of(int32_t position, int64_t pair, int64_t head_dim, double theta) 
 }  // namespace
 
 void rms_norm(const OpContext&, const RmsNormArgs& args) {
+  check_dense(args.out_stride, args.width);
   for (int64_t t = 0; t < args.tokens; ++t) {
     const float* x = args.x + t * args.width;
     const double inverse_rms = inverse_rms_of(x, args.width, args.epsilon);

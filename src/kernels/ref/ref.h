@@ -20,7 +20,8 @@ void gemm(const OpContext& context, const GemmArgs& args);
 void dropout(const OpContext& context, const DropoutArgs& args);
 void swiglu(const OpContext& context, const SwiGluArgs& args);
 void swiglu_backward(const OpContext& context, const SwiGluBackwardArgs& args);
-void add(const OpContext& context, const AddArgs& args);
+void gather_rows(const OpContext& context, const GatherRowsArgs& args);
+void scatter_rows(const OpContext& context, const ScatterRowsArgs& args);
 
 // norm.cc
 void rms_norm(const OpContext& context, const RmsNormArgs& args);
@@ -36,6 +37,7 @@ void cached_attention(const OpContext& context, const CachedAttentionArgs& args)
 
 // training.cc
 void cross_entropy(const OpContext& context, const CrossEntropyArgs& args);
+void top_logits(const OpContext& context, const TopLogitsArgs& args);
 void sum_of_squares(const OpContext& context, const SumOfSquaresArgs& args);
 void adamw(const OpContext& context, const AdamWArgs& args);
 

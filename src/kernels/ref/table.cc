@@ -23,11 +23,13 @@ OpTable make_ref_ops() {
   table.head_norm_rope_backward = ref::head_norm_rope_backward;
   table.swiglu = ref::swiglu;
   table.swiglu_backward = ref::swiglu_backward;
-  table.add = ref::add;
+  table.gather_rows = ref::gather_rows;
+  table.scatter_rows = ref::scatter_rows;
   table.attention = ref::attention;
   table.attention_backward = ref::attention_backward;
   table.kv_store = ref::kv_store;
   table.cached_attention = ref::cached_attention;
+  table.top_logits = ref::top_logits;
   table.cross_entropy = ref::cross_entropy;
   table.sum_of_squares = ref::sum_of_squares;
   table.adamw = ref::adamw;
