@@ -10,9 +10,12 @@ endif()
 # -O2 with vectorisation: hot kernels choose their own instruction set at run time, so nothing here may ask
 # for more than the x86-64 baseline.
 set(CMAKE_CXX_FLAGS_RELEASE "-O2 -ftree-vectorize -DNDEBUG")
-add_compile_options(-Wall -Wextra -Werror -fno-math-errno)
+# Options of the host's compiler; nvcc hands them on (cmake/cuda.cmake).
+set(host_options -Wall -Wextra -Werror -fno-math-errno)
+add_compile_options("$<$<COMPILE_LANGUAGE:C,CXX>:${host_options}>")
 if(ONGGI_SANITIZE)
-  add_compile_options(-fsanitize=${ONGGI_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  add_compile_options(
+    "$<$<COMPILE_LANGUAGE:C,CXX>:-fsanitize=${ONGGI_SANITIZE};-fno-omit-frame-pointer;-fno-sanitize-recover=all>")
   add_link_options(-fsanitize=${ONGGI_SANITIZE})
 endif()
 if(ONGGI_FUZZ)
@@ -36,13 +39,14 @@ find_package(PkgConfig REQUIRED)
 pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
 pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET libutf8proc)
 
-# onggi_library(NAME [LINKS targets...])
+# onggi_library(NAME [EXCLUDE files...] [LINKS targets...])
 #
-# Declares the library of the current folder from all its .cc files. LINKS are exactly the folders and outside
+# Declares the library of the current folder from all its .cc and .cu files but those of EXCLUDE. LINKS are exactly the folders and outside
 # libraries that it may include (DESIGN: "who may include whom"; tools/check_layers tests the includes).
 function(onggi_library name)
-  cmake_parse_arguments(ARG "" "" "LINKS" ${ARGN})
-  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cc)
+  cmake_parse_arguments(ARG "" "" "EXCLUDE;LINKS" ${ARGN})
+  file(GLOB sources CONFIGURE_DEPENDS RELATIVE ${CMAKE_CURRENT_SOURCE_DIR} *.cc *.cu)
+  list(REMOVE_ITEM sources ${ARG_EXCLUDE})
   if(NOT sources)
     add_library(onggi_${name} INTERFACE)
     target_include_directories(onggi_${name} INTERFACE ${CMAKE_SOURCE_DIR}/src)

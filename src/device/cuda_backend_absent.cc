@@ -1,8 +1,19 @@
 // Stands in for the CUDA backend where it is not built.
+#include "base/error.h"
+#include "base/text.h"
 #include "device/device.h"
+#include "device/stream.h"
 
 namespace onggi {
 
 bool cuda_backend_is_built() { return false; }
+
+std::unique_ptr<Stream> make_cuda_stream(int device_index) {
+  throw MachineError(
+      text("This build of Onggi has no CUDA kernels, so GPU {} cannot be used: build with the preset "
+           "\"cuda\", or set "
+           "device = \"cpu\".",
+           device_index));
+}
 
 }  // namespace onggi

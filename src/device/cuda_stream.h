@@ -20,9 +20,6 @@ namespace onggi {
 // costs (a launch), test for cudaSuccess first.
 void check_cuda(cudaError_t status, const char* call, std::string_view where);
 
-// Page-locked memory through which copies of host memory pass, so that a copy's source can be reused at once.
-// Small copies go through a ring; large ones in turns through two large buffers, filled by several threads
-// while the other is on its way: the page cache reaches the card at the bus's speed.
 class CudaStaging;
 
 class CudaStream final : public Stream {

@@ -65,6 +65,8 @@ struct OpTable {
 const OpTable& ref_ops();
 // The CPU's kernels, the instruction set chosen at run time.
 const OpTable& cpu_ops();
+// The kernels for NVIDIA GPUs. MachineError where this build has none.
+const OpTable& cuda_ops();
 
 // The ops made of others: the device's own kernel, or its parts one after another.
 void run_adapted_linear(const OpTable& table, const OpContext& context, const AdaptedLinearArgs& args);
