@@ -6,6 +6,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <numeric>
+#include <span>
 
 #include "base/clock.h"
 #include "base/process.h"
@@ -15,6 +16,7 @@
 #include "cli/command.h"
 #include "cli/terminal.h"
 #include "merge/merge.h"
+#include "model/compute_device.h"
 #include "model/inference.h"
 #include "model/training.h"
 #include "quantize/convert.h"
@@ -31,6 +33,12 @@ struct Options {
   int64_t users = 1;
   int64_t repeats = 3;
   int threads = 0;
+  int64_t micro_batch = 1;   // samples packed into a pass of training
+  int64_t accumulation = 4;  // passes of a step
+  double dropout = 0.1;
+  std::string device = "auto";
+  bool adapter = false;    // likewise: decode and prefill with a LoRA adapter
+  bool recompute = false;  // a flag of the command line
   bool json = false;
 };
 
@@ -47,19 +55,53 @@ struct Figure {
 
 // What the machine can do, measured in the same run: the bound that figures are held against.
 double product_rate(const Compute& compute) {
-  // A square product in bf16 where there is such arithmetic: operations per second.
-  constexpr int64_t kSize = 2048, kRows = 512;
-  std::vector<uint16_t> weight(kSize * kSize, f32_to_bf16(0.01f));
-  std::vector<float> x(kRows * kSize, 0.5f), out(kRows * kSize);
-  LinearArgs args{.x = x.data(),
-                  .weight = {DType::kBF16, kSize, kSize, weight.data()},
-                  .tokens = kRows,
-                  .out = out.data()};
+  // A large product in bf16 where there is such arithmetic, on random values: operations per second.
+  Stream& stream = compute.stream();
+  const bool on_gpu = stream.device().kind == DeviceKind::kCuda;
+  const int64_t size = on_gpu ? 8192 : 2048, tokens = on_gpu ? 8192 : 512;
+  Random random(1, 99);
+  std::vector<uint16_t> values(static_cast<size_t>(size * size));
+  for (uint16_t& value : values) value = f32_to_bf16(2 * random.uniform() - 1);
+  const Buffer weight = stream.allocate(values.size() * sizeof(uint16_t));
+  stream.copy_in(weight.data(), values.data(), weight.bytes());
+  const DType dtype = compute.activation_dtype();
+  const auto bytes = static_cast<size_t>(dtype_bytes(dtype, tokens * size));
+  const Buffer x = stream.allocate(bytes), out = stream.allocate(bytes);
+  if (dtype == DType::kBF16) {
+    stream.copy_in(x.data(), values.data(), bytes);
+  } else {
+    std::vector<float> wide(static_cast<size_t>(tokens * size));
+    for (float& value : wide) value = 2 * random.uniform() - 1;
+    stream.copy_in(x.data(), wide.data(), bytes);
+  }
+  LinearArgs args{.x = {x.data(), dtype},
+                  .weight = {DType::kBF16, size, size, weight.data()},
+                  .tokens = tokens,
+                  .out = {out.data(), dtype}};
   std::vector<double> rates;
   for (int i = 0; i < 7; ++i) {
     const Stopwatch watch;
-    run_op(compute.ops.linear, "linear", compute.ops, DType::kBF16, compute.context, args);
-    rates.push_back(2.0 * kRows * kSize * kSize / watch.seconds());
+    constexpr int kRuns = 3;
+    for (int run = 0; run < kRuns; ++run)
+      run_op(compute.ops.linear, "linear", compute.ops, DType::kBF16, compute.context, args);
+    stream.synchronize();
+    rates.push_back(2.0 * kRuns * static_cast<double>(tokens * size * size) / watch.seconds());
+  }
+  return *std::max_element(rates.begin(), rates.end());
+}
+
+// Copies within a GPU's memory: bytes read and written per second.
+double copy_rate(Stream& stream) {
+  constexpr size_t kBytes = size_t{2} << 30;
+  const Buffer from = stream.allocate(kBytes), to = stream.allocate(kBytes);
+  stream.fill_zero(from.data(), kBytes);
+  std::vector<double> rates;
+  for (int i = 0; i < 7; ++i) {
+    stream.synchronize();
+    const Stopwatch watch;
+    stream.copy(to.data(), from.data(), kBytes);
+    stream.synchronize();
+    rates.push_back(2.0 * kBytes / watch.seconds());
   }
   return *std::max_element(rates.begin(), rates.end());
 }
@@ -93,9 +135,10 @@ class Bench {
  public:
   explicit Bench(const Options& options)
       : options_(options),
+        device_(open_device(options.device, describe_machine())),
         threads_(options.threads),
-        scratch_(threads_.size()),
-        compute_{cpu_ops(), {threads_, scratch_}, Precision::kFast},
+        session_(device_, threads_, Precision::kFast),
+        compute_(session_.compute()),
         config_(published_config(options.shape)) {}
 
   void train();
@@ -106,6 +149,9 @@ class Bench {
   void print(const std::string& title) const;
 
  private:
+  void add_peak_memory();
+  void run_pass(const Model& model, KvCache& cache, std::span<const SequenceInput> inputs,
+                InferenceBuffers& buffers);
   void add(const std::string& name, double value, const std::string& unit) {
     figures_.push_back({name, value, unit});
   }
@@ -113,9 +159,10 @@ class Bench {
   std::vector<int32_t> random_tokens(int64_t count, uint64_t stream) const;
 
   const Options& options_;
+  ComputeDevice device_;
   ThreadPool threads_;
-  Scratch scratch_;
-  Compute compute_;
+  ComputeSession session_;
+  const Compute& compute_;
   ModelConfig config_;
   std::vector<Figure> figures_;
 };
@@ -137,68 +184,142 @@ std::vector<int32_t> Bench::random_tokens(int64_t count, uint64_t stream) const 
   return tokens;
 }
 
-void Bench::train() {
-  const int64_t length = options_.tokens > 0 ? options_.tokens : 256;
-  constexpr int64_t kSamples = 4;  // accumulation 4, as in the seed
-  const auto model = random_model(config_, body("nf4"), 1);
-  model->adapter.emplace(config_, lora_target_roles(), 16, 16.0);
-  model->adapter->initialise(1);
-  const size_t parameters = model->adapter->values.size();
-  std::vector<float> gradient(parameters), first(parameters), second(parameters);
-  TrainingMemory memory(*model, length, ActivationPolicy::kKeepAll);
-  const std::vector<int32_t> starts{0, static_cast<int32_t>(length)};
-  std::vector<double> seconds;
-  for (int64_t repeat = 0; repeat <= options_.repeats; ++repeat) {  // the first one warms up
-    const Stopwatch watch;
-    std::fill(gradient.begin(), gradient.end(), 0.0f);
-    for (int64_t sample = 0; sample < kSamples; ++sample) {
-      const auto tokens = random_tokens(length, static_cast<uint64_t>(sample));
-      // All tokens but the last carry a label: the dearest case.
-      std::vector<int32_t> labels(tokens.begin() + 1, tokens.end());
-      labels.push_back(-100);
-      const DropoutState dropout{0.1, 1, static_cast<uint64_t>(repeat * kSamples + sample)};
-      forward_backward(*model, compute_, {tokens, labels, starts}, dropout,
-                       1.0f / static_cast<float>(kSamples * (length - 1)), memory, gradient);
+// A step of training as the trainer runs it: passes, the gradient's norm, the optimiser.
+class TrainingStep {
+ public:
+  TrainingStep(Model& model, const Compute& compute, const Options& options, int64_t length)
+      : model_(model),
+        compute_(compute),
+        options_(options),
+        length_(length),
+        bytes_(model.adapter->values.size() * sizeof(float)),
+        gradient_(compute.stream().allocate(bytes_)),
+        first_(compute.stream().allocate(bytes_)),
+        second_(compute.stream().allocate(bytes_)),
+        squares_(compute.stream().allocate(sizeof(double))),
+        memory_(model, compute, length * options.micro_batch,
+                options.recompute ? ActivationPolicy::kRecomputeBlocks : ActivationPolicy::kKeepAll) {
+    for (const Buffer* moment : {&first_, &second_}) compute.stream().fill_zero(moment->data(), bytes_);
+    for (int64_t sample = 0; sample <= options.micro_batch; ++sample)
+      starts_.push_back(static_cast<int32_t>(sample * length));
+  }
+
+  // Returns the mean loss.
+  double run(int64_t step, const std::vector<int32_t>& tokens, const std::vector<int32_t>& labels) {
+    Stream& stream = compute_.stream();
+    stream.fill_zero(gradient_.data(), bytes_);
+    const auto scale =
+        1.0f / static_cast<float>(options_.accumulation * options_.micro_batch * (length_ - 1));
+    for (int64_t pass = 0; pass < options_.accumulation; ++pass) {
+      const DropoutState dropout{options_.dropout, 1,
+                                 static_cast<uint64_t>(step * options_.accumulation + pass)};
+      forward_backward(model_, compute_, {tokens, labels, starts_}, dropout, scale, memory_,
+                       gradient_.as<float>());
     }
-    compute_.ops.adamw(compute_.context, {.weights = model->adapter->values.data(),
-                                          .gradient = gradient.data(),
-                                          .first_moment = first.data(),
-                                          .second_moment = second.data(),
-                                          .elements = static_cast<int64_t>(parameters),
-                                          .gradient_scale = 1,
+    const auto elements = static_cast<int64_t>(model_.adapter->values.size());
+    compute_.ops.sum_of_squares(
+        compute_.context, {.x = gradient_.as<float>(), .elements = elements, .sum = squares_.as<double>()});
+    const double loss = memory_.take_loss_sum() * scale;
+    compute_.ops.adamw(compute_.context, {.weights = model_.adapter->device_values(),
+                                          .gradient = gradient_.as<float>(),
+                                          .first_moment = first_.as<float>(),
+                                          .second_moment = second_.as<float>(),
+                                          .elements = elements,
+                                          .sum_of_squares = squares_.as<double>(),
+                                          .max_norm = 1.0,
                                           .learning_rate = 2e-4f,
                                           .beta1 = 0.9f,
                                           .beta2 = 0.999f,
                                           .epsilon = 1e-8f,
                                           .weight_decay = 0,
-                                          .step = repeat + 1});
-    if (repeat > 0) seconds.push_back(watch.seconds());
+                                          .step = step + 1});
+    stream.synchronize();
+    return loss;
   }
-  const double rate = static_cast<double>(kSamples * length) / median(seconds);
+
+ private:
+  Model& model_;
+  const Compute& compute_;
+  const Options& options_;
+  int64_t length_;
+  size_t bytes_;
+  Buffer gradient_, first_, second_, squares_;
+  TrainingMemory memory_;
+  std::vector<int32_t> starts_;
+};
+
+void Bench::train() {
+  const int64_t length = options_.tokens > 0 ? options_.tokens : 256;
+  const int64_t pass_tokens = options_.micro_batch * length,
+                samples = options_.accumulation * options_.micro_batch;
+  const auto model = random_model(config_, body("nf4"), 1, device_.placement());
+  model->adapter = std::make_shared<LoraParameters>(config_, lora_target_roles(), 16, 16.0);
+  model->adapter->initialise(1);
+  model->adapter->place(device_.stream());
+  std::vector<double> seconds;
+  double loss = 0;
+  {
+    TrainingStep step(*model, compute_, options_, length);
+    const std::vector<int32_t> tokens = random_tokens(pass_tokens, 1);
+    // All tokens but the last of each sample carry a label: the dearest case.
+    std::vector<int32_t> labels(tokens.begin() + 1, tokens.end());
+    labels.push_back(-100);
+    for (int64_t end = length; end <= pass_tokens; end += length) labels[static_cast<size_t>(end - 1)] = -100;
+    for (int64_t repeat = 0; repeat <= options_.repeats; ++repeat) {  // the first one warms up
+      const Stopwatch watch;
+      loss = step.run(repeat, tokens, labels);
+      if (repeat > 0) seconds.push_back(watch.seconds());
+    }
+  }
+  const double rate = static_cast<double>(samples * length) / median(seconds);
   // Forward and the input's gradient: two products of two operations a weight each.
   const double operations = 4.0 * (body_weights(config_) + head_weights(config_));
   const double limit = product_rate(compute_);
-  add(text("training, {} x {} tokens, rank 16", kSamples, length), rate, "tok/s");
+  add(text("training, {} x {} x {} tokens, rank 16", options_.micro_batch, options_.accumulation, length),
+      rate, "tok/s");
+  add(text("loss after the last step"), loss, "");
   add(text("operations"), operations / 1e9, "GFLOP/token");
   add(text("rate of operations"), rate * operations / 1e9, "GFLOP/s");
   add(text("this machine's bf16 product in the same run"), limit / 1e9, "GFLOP/s");
   add(text("share of it"), 100 * rate * operations / limit, "%");
+  add_peak_memory();
+}
+
+// Of the process, and of the device where it has its own.
+void Bench::add_peak_memory() {
+  if (device_.is_gpu())
+    add(text("peak memory on the device"), static_cast<double>(device_.stream().peak_bytes()) / 1e9, "GB");
   add(text("peak memory"), static_cast<double>(peak_memory_bytes()) / 1e6, "MB");
+}
+
+// With the choice of the most likely token, where the device makes it.
+void Bench::run_pass(const Model& model, KvCache& cache, std::span<const SequenceInput> inputs,
+                     InferenceBuffers& buffers) {
+  if (compute_.ops.top_logits != nullptr) {
+    infer_top(model, compute_, cache, inputs, buffers, 20);
+  } else {
+    infer(model, compute_, cache, inputs, buffers);
+  }
 }
 
 void Bench::prefill() {
   const int64_t length = options_.tokens > 0 ? options_.tokens : 512;
-  const auto model = random_model(config_, body("q4_k_m"), 1);
-  KvCache cache(config_, (length + kKvPageTokens - 1) / kKvPageTokens, DType::kBF16);
+  const auto model = random_model(config_, body("q4_k_m"), 1, device_.placement());
+  if (options_.adapter) {
+    model->adapter = std::make_shared<LoraParameters>(config_, lora_target_roles(), 16, 16.0);
+    model->adapter->initialise(1);
+    model->adapter->place(device_.stream());
+  }
+  KvCache cache(config_, (length + kKvPageTokens - 1) / kKvPageTokens, DType::kBF16, device_.stream());
   const auto tokens = random_tokens(length, 0);
-  InferenceBuffers buffers;
+  InferenceBuffers buffers(device_.stream());
   std::vector<double> seconds;
   for (int64_t repeat = 0; repeat <= options_.repeats; ++repeat) {
     KvSequence sequence(cache);
     sequence.reserve(length);
     const SequenceInput input{&sequence, tokens};
     const Stopwatch watch;
-    infer(*model, compute_, cache, std::span(&input, 1), buffers);
+    run_pass(*model, cache, std::span(&input, 1), buffers);
     if (repeat > 0) seconds.push_back(watch.seconds());
   }
   const double rate = static_cast<double>(length) / median(seconds);
@@ -212,11 +333,16 @@ void Bench::prefill() {
 
 void Bench::decode() {
   const int64_t past = options_.tokens > 0 ? options_.tokens : 64;
-  constexpr int64_t kGenerated = 32;
-  const auto model = random_model(config_, body("q4_k_m"), 1);
-  const int64_t pages = (past + kGenerated + kKvPageTokens) / kKvPageTokens + 1;
-  KvCache cache(config_, options_.users * pages, DType::kBF16);
-  InferenceBuffers buffers;
+  const int64_t generated = device_.is_gpu() ? 128 : 32;
+  const auto model = random_model(config_, body("q4_k_m"), 1, device_.placement());
+  if (options_.adapter) {
+    model->adapter = std::make_shared<LoraParameters>(config_, lora_target_roles(), 16, 16.0);
+    model->adapter->initialise(1);
+    model->adapter->place(device_.stream());
+  }
+  const int64_t pages = (past + generated + kKvPageTokens) / kKvPageTokens + 1;
+  KvCache cache(config_, options_.users * pages, DType::kBF16, device_.stream());
+  InferenceBuffers buffers(device_.stream());
   std::vector<double> seconds;
   for (int64_t repeat = 0; repeat <= options_.repeats; ++repeat) {
     std::vector<KvSequence> sequences;
@@ -231,18 +357,18 @@ void Bench::decode() {
         sequences[user].reserve(sequences[user].length() + static_cast<int64_t>(next[user].size()));
         inputs.push_back({&sequences[user], next[user]});
       }
-      infer(*model, compute_, cache, inputs, buffers);
+      run_pass(*model, cache, inputs, buffers);
     };
     step();
     for (auto& tokens : next) tokens = {7};
     const Stopwatch watch;
-    for (int64_t i = 0; i < kGenerated; ++i) step();
+    for (int64_t i = 0; i < generated; ++i) step();
     if (repeat > 0) seconds.push_back(watch.seconds());
   }
-  const double rate = static_cast<double>(options_.users * kGenerated) / median(seconds);
+  const double rate = static_cast<double>(options_.users * generated) / median(seconds);
   const double bytes =
       static_cast<double>(model->weight_bytes);  // the embedding is read once, as the output matrix
-  const double limit = read_rate(threads_);
+  const double limit = device_.is_gpu() ? copy_rate(device_.stream()) : read_rate(threads_);
   add(text("decode, {} users after {} tokens", options_.users, past), rate, "tok/s");
   add(text("weights read a step"), bytes / 1e9, "GB");
   add(text("rate of reading"), rate / static_cast<double>(options_.users) * bytes / 1e9, "GB/s");
@@ -318,6 +444,16 @@ RunCommand setup_bench(CLI::App& app) {
   app.add_option("--threads", options->threads, text("CPU threads; 0: all"));
   app.add_option("--type", options->type, text("GGUF type to quantise to"));
   app.add_option("--folder", options->folder, text("Where files of quantize and merge go"));
+  app.add_option("--micro-batch", options->micro_batch, text("Samples side by side in a pass of training"))
+      ->check(CLI::Range(1, 4096));
+  app.add_option("--accumulation", options->accumulation, text("Passes of a training step"))
+      ->check(CLI::Range(1, 4096));
+  app.add_option("--dropout", options->dropout, text("LoRA dropout of the training step"))
+      ->check(CLI::Range(0.0, 0.99));
+  app.add_option("--device", options->device, text("auto, cpu or cuda"));
+  app.add_flag("--recompute", options->recompute,
+               text("Keep each block's input alone and recompute the rest"));
+  app.add_flag("--adapter", options->adapter, text("Decode and prefill with a LoRA adapter"));
   app.add_flag("--json", options->json, text("Print JSON"));
   return [options, what] {
     Bench bench(*options);

@@ -133,9 +133,8 @@ ExitCode generate(const Options& options) {
 ExitCode score_prompt(const Options& options) {
   const OpenModel model = open_model(options.model);
   const std::vector<int32_t> ids = prompt_ids(options, model.loaded);
-  Scratch scratch(model.threads->size());
-  const Compute compute{cpu_ops(), {*model.threads, scratch}, options.model.precision};
-  const Score result = score(*model.loaded.model, compute, ids);
+  const ComputeSession session(*model.device, *model.threads, options.model.precision);
+  const Score result = score(*model.loaded.model, session.compute(), ids);
   if (options.json) {
     Json document;
     document["prompt_ids"] = ids;

@@ -16,6 +16,7 @@ void add_model_options(CLI::App& app, ModelOptions& options) {
                text("Quantise the projections to NF4 while loading, as in training"));
   app.add_option("--threads", options.threads, text("Threads that compute; 0: all CPUs"))
       ->check(CLI::Range(0, 4096));
+  app.add_option("--device", options.device, text("auto, cpu or cuda"));
   const std::map<std::string, Precision> precisions = {{"fast", Precision::kFast}, {"f32", Precision::kF32}};
   app.add_option("--precision", options.precision,
                  text("fast: bf16 and int8 inputs of matrix products; f32: the reference"))
@@ -52,8 +53,9 @@ OpenModel open_model(const ModelOptions& options) {
   LoadOptions load;
   if (options.load_in_4bit) load.quantization = LoadQuantization::kNf4;
   if (!options.adapter.empty()) load.adapter = options.adapter;
-  LoadedModel loaded = load_chat_model(options.path, load, *threads);
-  return {std::move(threads), std::move(loaded)};
+  auto device = std::make_unique<ComputeDevice>(select_device(options.device, describe_machine()).device);
+  LoadedModel loaded = load_chat_model(options.path, load, *threads, device->placement());
+  return {std::move(device), std::move(threads), std::move(loaded)};
 }
 
 std::unique_ptr<Engine> single_engine(const OpenModel& model, Precision precision, int64_t context) {
@@ -64,7 +66,7 @@ std::unique_ptr<Engine> single_engine(const OpenModel& model, Precision precisio
   options.kv_dtype = precision == Precision::kF32 ? DType::kF32 : DType::kBF16;
   options.precision = precision;
   return std::make_unique<Engine>(config, model.loaded.tokenizer,
-                                  make_runner(model.loaded.model, cpu_ops(), *model.threads, precision),
+                                  make_runner(model.loaded.model, *model.device, *model.threads, precision),
                                   options);
 }
 

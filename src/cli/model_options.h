@@ -22,8 +22,10 @@ struct ModelOptions {
   bool load_in_4bit = false;  // a flag of the command line
   int threads = 0;            // 0: all CPUs
   Precision precision = Precision::kFast;
+  std::string device = "auto";
 };
-// Declares --model, --adapter, --load-in-4bit, --threads, --precision. `options` outlives the parse.
+// Declares --model, --adapter, --load-in-4bit, --threads, --precision, --device. `options` outlives the
+// parse.
 void add_model_options(CLI::App& app, ModelOptions& options);
 
 struct AnswerOptions {
@@ -40,8 +42,9 @@ void add_answer_options(CLI::App& app, AnswerOptions& options);
 // The model's own recommendations, with what the options say in their place.
 SamplingParams sampling_of(const AnswerOptions& options, const ModelConfig& config);
 
-// A loaded model with the threads that compute for it.
+// A loaded model with the device and the threads that compute for it.
 struct OpenModel {
+  std::unique_ptr<ComputeDevice> device;
   std::unique_ptr<ThreadPool> threads;
   LoadedModel loaded;
 };

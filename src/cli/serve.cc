@@ -25,7 +25,7 @@ struct Options {
   std::vector<std::string> overrides;
   std::string model, adapter;
   std::vector<std::string> names, api_keys;
-  std::string host;
+  std::string host, device;
   std::optional<int64_t> port, ollama_port, context, batch;
   int threads = 0;
   int64_t grace_s = 30;
@@ -125,6 +125,9 @@ ExitCode serve(const Options& options) {
   const Terminal terminal(stdout);
   const Config config = read_config(options);
   const fs::path path = model_path(options, config);
+  const Machine machine = describe_machine();
+  ComputeDevice device =
+      open_device(options.device.empty() ? name_of(config.device) : options.device, machine);
   ThreadPool threads(options.threads > 0 ? options.threads : static_cast<int>(config.threads.value_or(0)));
   // Ports first: a taken one is told before minutes of loading.
   Service service(config.server);
@@ -133,12 +136,11 @@ ExitCode serve(const Options& options) {
   LoadOptions load;
   if (options.load_in_4bit) load.quantization = LoadQuantization::kNf4;
   if (!options.adapter.empty()) load.adapter = options.adapter;
-  LoadedModel model = load_chat_model(path, load, threads);
+  LoadedModel model = load_chat_model(path, load, threads, device.placement());
   const ModelLabels labels = labels_of(options, config, model, path);
-  const uint64_t memory =
-      config.memory_budget ? config.memory_budget->bytes : describe_machine().memory.available;
+  const uint64_t memory = config.memory_budget ? config.memory_budget->bytes : device.free_bytes(machine);
   const EngineOptions engine = plan_engine(config.server, *model.model, memory);
-  auto runner = make_runner(model.model, cpu_ops(), threads, engine.precision);
+  auto runner = make_runner(model.model, device, threads, engine.precision);
   service.load(std::move(model), std::move(runner), engine, labels);
   const ServedModel& served = service.model();
   terminal.write(text("{} ({}, {}) is in service: {} tokens of context, {} answers at once, KV cache {}",
@@ -174,6 +176,7 @@ RunCommand setup_serve(CLI::App& app) {
   app.add_option("--max-batch", options->batch, text("Answers that are written at once"));
   app.add_option("--api-key", options->api_keys,
                  text("Ask clients for this key; may be given several times"));
+  app.add_option("--device", options->device, text("auto, cpu or cuda"));
   app.add_option("--threads", options->threads, text("Threads that compute; 0: all CPUs"))
       ->check(CLI::Range(0, 4096));
   app.add_option("--grace", options->grace_s, text("Seconds that answers in work get when it stops"))

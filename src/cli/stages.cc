@@ -41,7 +41,8 @@ ExitCode run_range(const Config& config, const RunRange& range) {
   const Machine machine = describe_machine();
   Manifest manifest(config.manifest_path());
   ThreadPool threads(static_cast<int>(config.threads.value_or(0)));
-  StageContext context{config, machine, manifest, reporter, threads};
+  ComputeDevice device = open_device(name_of(config.device), machine);
+  StageContext context{config, machine, manifest, reporter, threads, device};
   const auto summaries = run_stages(context, range);
   if (summaries.size() < 2) return ExitCode::kDone;
   Table table({text("stage"), text("time"), text("result")}, {Align::kLeft, Align::kRight, Align::kLeft});

@@ -21,10 +21,11 @@ GreedyAnswer greedy_answer(const Model& model, const Compute& compute, std::span
   if (prompt_tokens >= length)
     throw InputError(text("a prompt of {} tokens leaves no room for an answer in a context of {}",
                           prompt_tokens, model.config.max_position_embeddings));
-  KvCache cache(model.config, (length + kKvPageTokens - 1) / kKvPageTokens, DType::kF32);
+  KvCache cache(model.config, (length + kKvPageTokens - 1) / kKvPageTokens, compute.activation_dtype(),
+                compute.stream());
   KvSequence sequence(cache);
   ONGGI_CHECK(sequence.reserve(length));
-  InferenceBuffers buffers;
+  InferenceBuffers buffers(compute.stream());
   GreedyAnswer answer;
   std::vector<int32_t> next(prompt.begin(), prompt.end());
   Stopwatch watch;

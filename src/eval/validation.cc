@@ -156,16 +156,15 @@ double mean_loss(const Model& model, const Compute& compute, std::span<const Sam
   if (samples.empty()) return 0;
   size_t longest = 0;
   for (const Sample& sample : samples) longest = std::max(longest, sample.ids.size());
-  TrainingMemory memory(model, static_cast<int64_t>(longest), ActivationPolicy::kRecomputeBlocks);
-  PassResult sum;
+  TrainingMemory memory(model, compute, static_cast<int64_t>(longest), ActivationPolicy::kRecomputeBlocks);
+  double loss_sum = 0;
+  int64_t label_tokens = 0;
   for (uint32_t i = 0; i < samples.size(); ++i) {
     const PackedBatch batch = pack(samples, std::span(&i, 1));
-    const PassResult result =
-        loss_of_batch(model, compute, {batch.tokens, batch.labels, batch.segment_starts}, memory);
-    sum.loss_sum += result.loss_sum;
-    sum.label_tokens += result.label_tokens;
+    loss_sum += loss_of_batch(model, compute, {batch.tokens, batch.labels, batch.segment_starts}, memory);
+    label_tokens += static_cast<int64_t>(batch.label_count());
   }
-  return sum.loss_sum / static_cast<double>(std::max<int64_t>(sum.label_tokens, 1));
+  return loss_sum / static_cast<double>(std::max<int64_t>(label_tokens, 1));
 }
 
 ValidationReport validate(const LoadedModel& tuned, const Compute& compute, const ValidationInput& input,

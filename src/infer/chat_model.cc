@@ -94,7 +94,8 @@ Description describe(const fs::path& path) {
 
 }  // namespace
 
-LoadedModel load_chat_model(const fs::path& path, const LoadOptions& options, ThreadPool& threads) {
+LoadedModel load_chat_model(const fs::path& path, const LoadOptions& options, ThreadPool& threads,
+                            const Placement& placement) {
   Description description = describe(path);
   LoadedModel loaded{.model = nullptr,
                      .tokenizer = std::move(description.tokenizer),
@@ -105,7 +106,7 @@ LoadedModel load_chat_model(const fs::path& path, const LoadOptions& options, Th
     if (const auto mode = think_mode_of_folder(*options.adapter)) loaded.think = *mode;
   }
   if (!loaded.tokenizer.chat_template().empty()) loaded.chat_template = ChatTemplate::of(loaded.tokenizer);
-  loaded.model = load_model(path, options, threads);
+  loaded.model = load_model(path, options, threads, placement);
   if (loaded.tokenizer.vocabulary_size() > loaded.model->config.vocab_size) {
     throw InputError(
         text("the tokenizer of {} has {} tokens, but its model only {}; they do not belong together",

@@ -26,7 +26,7 @@ struct LoadedModel {
 // path: an HF folder or a GGUF file. The think mode comes from the adapter folder's or the merged folder's
 // record (onggi_info.json, merge_info.json: "think_mode") or the GGUF's key "onggi.think". Throws InputError.
 LoadedModel load_chat_model(const std::filesystem::path& path, const LoadOptions& options,
-                            ThreadPool& threads);
+                            ThreadPool& threads, const Placement& placement = {});
 
 // The tokenizer of an HF folder or a GGUF file, without the weights.
 Tokenizer load_tokenizer(const std::filesystem::path& path);

@@ -42,20 +42,18 @@ Ending ending_of_current_exception() {
 
 class ModelRunner : public StepRunner {
  public:
-  ModelRunner(std::shared_ptr<const Model> model, const OpTable& ops, ThreadPool& threads,
+  ModelRunner(std::shared_ptr<const Model> model, ComputeDevice& device, ThreadPool& threads,
               Precision precision)
-      : model_(std::move(model)),
-        scratch_(threads.size()),
-        compute_{ops, OpContext{threads, scratch_}, precision} {}
+      : model_(std::move(model)), session_(device, threads, precision), buffers_(device.stream()) {}
 
   const float* run(KvCache& cache, std::span<const SequenceInput> inputs) override {
-    return infer(*model_, compute_, cache, inputs, buffers_);
+    return infer(*model_, session_.compute(), cache, inputs, buffers_);
   }
+  Stream& stream() override { return session_.compute().stream(); }
 
  private:
   std::shared_ptr<const Model> model_;
-  Scratch scratch_;
-  Compute compute_;
+  ComputeSession session_;
   InferenceBuffers buffers_;
 };
 
@@ -98,9 +96,9 @@ std::string_view name_of(FinishReason reason) {
   return "";
 }
 
-std::unique_ptr<StepRunner> make_runner(std::shared_ptr<const Model> model, const OpTable& ops,
+std::unique_ptr<StepRunner> make_runner(std::shared_ptr<const Model> model, ComputeDevice& device,
                                         ThreadPool& threads, Precision precision) {
-  return std::make_unique<ModelRunner>(std::move(model), ops, threads, precision);
+  return std::make_unique<ModelRunner>(std::move(model), device, threads, precision);
 }
 
 Ticket& Ticket::operator=(Ticket&& other) noexcept {
@@ -180,8 +178,8 @@ Engine::Impl::Impl(const ModelConfig& model_config, Tokenizer model_tokenizer,
       options(chosen(model_config, engine_options)),
       runner(std::move(model_runner)),
       cache(config, static_cast<int64_t>(options.kv_bytes / KvCache::page_bytes(config, options.kv_dtype)),
-            options.kv_dtype),
-      prefixes(cache, config) {
+            options.kv_dtype, runner->stream()),
+      prefixes(cache) {
   stats.kv_pages_total = cache.pages();
   stats.kv_bytes = cache.bytes();
   stats.steps_by_batch.resize(static_cast<size_t>(options.max_batch) + 1);

@@ -15,6 +15,7 @@
 #include "base/error.h"
 #include "infer/constraint.h"
 #include "infer/sampler.h"
+#include "model/compute_device.h"
 #include "model/inference.h"
 #include "tokenizer/tokenizer.h"
 
@@ -154,9 +155,12 @@ class StepRunner {
   virtual ~StepRunner() = default;
   // As infer() of model/inference.h: logits f32 [rows, V].
   virtual const float* run(KvCache& cache, std::span<const SequenceInput> inputs) = 0;
+  // Where the KV cache goes.
+  virtual Stream& stream() { return cpu_stream(); }
 };
-// The runner over a model. threads: used by the engine's thread alone from now on.
-std::unique_ptr<StepRunner> make_runner(std::shared_ptr<const Model> model, const OpTable& ops,
+// The runner over a model that lies on `device`. Device and threads: used by the engine's thread alone from
+// now on.
+std::unique_ptr<StepRunner> make_runner(std::shared_ptr<const Model> model, ComputeDevice& device,
                                         ThreadPool& threads, Precision precision);
 
 class Engine {

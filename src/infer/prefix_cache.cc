@@ -1,7 +1,6 @@
 #include "infer/prefix_cache.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "base/error.h"
 #include "infer/scheduler.h"
@@ -17,18 +16,6 @@ int64_t common_prefix(std::span<const int32_t> a, std::span<const int32_t> b) {
 }
 
 }  // namespace
-
-void copy_kv_page(const KvCache& cache, const ModelConfig& config, int32_t from, int32_t to) {
-  for (int64_t l = 0; l < config.num_layers; ++l) {
-    const KvLayer layer = cache.layer(l);
-    const size_t bytes =
-        static_cast<size_t>(layer.page_tokens * config.kv_size()) * dtype_bytes(layer.dtype, 1);
-    for (void* half : {layer.keys, layer.values}) {
-      std::byte* base = static_cast<std::byte*>(half);
-      std::memcpy(base + static_cast<size_t>(to) * bytes, base + static_cast<size_t>(from) * bytes, bytes);
-    }
-  }
-}
 
 void PrefixCache::insert(std::vector<int32_t> tokens, KvSequence sequence) {
   const size_t length = static_cast<size_t>(sequence.length());
@@ -71,7 +58,8 @@ std::optional<KvSequence> PrefixCache::copy(const Entry& entry, int64_t length) 
   std::optional<KvSequence> sequence(std::in_place, cache_);
   if (!sequence->reserve(length)) return std::nullopt;
   for (int64_t page = 0; page < pages_for(length); ++page) {
-    copy_kv_page(cache_, config_, entry.sequence.pages()[page], sequence->pages()[page]);
+    cache_.copy_page(entry.sequence.pages()[static_cast<size_t>(page)],
+                     sequence->pages()[static_cast<size_t>(page)]);
   }
   sequence->advance(length);
   return sequence;

@@ -15,13 +15,10 @@ namespace onggi {
 // Shorter common prefixes are computed again: cheaper than giving an entry up for them.
 inline constexpr int64_t kMinCachedTokens = 16;
 
-// Copies the keys and values of one page to another one, in all layers.
-void copy_kv_page(const KvCache& cache, const ModelConfig& config, int32_t from, int32_t to);
-
 class PrefixCache {
  public:
   // Both must outlive this.
-  PrefixCache(KvCache& cache, const ModelConfig& config) : cache_(cache), config_(config) {}
+  explicit PrefixCache(KvCache& cache) : cache_(cache) {}
 
   // Keeps a sequence; tokens are those that it holds, at least its length.
   void insert(std::vector<int32_t> tokens, KvSequence sequence);
@@ -44,7 +41,6 @@ class PrefixCache {
   std::optional<KvSequence> copy(const Entry& entry, int64_t length);
 
   KvCache& cache_;
-  const ModelConfig& config_;
   std::list<Entry> entries_;  // most recently used first
 };
 

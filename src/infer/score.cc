@@ -32,9 +32,9 @@ void for_each_logit_row(const Model& model, const Compute& compute, std::span<co
   check_ids(model.config, ids);
   const auto length = static_cast<int64_t>(ids.size());
   ONGGI_CHECK(first >= 0 && first < length && options.chunk > 0);
-  KvCache cache(model.config, pages_for(length), options.kv_dtype);
+  KvCache cache(model.config, pages_for(length), compute.activation_dtype(), compute.stream());
   KvSequence sequence(cache);
-  InferenceBuffers buffers;
+  InferenceBuffers buffers(compute.stream());
   const auto vocabulary = static_cast<size_t>(model.config.vocab_size);
   for (int64_t begin = 0; begin < length;) {
     // A chunk lies wholly before `first`, without logits, or wholly after it.

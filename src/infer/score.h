@@ -12,8 +12,7 @@
 namespace onggi {
 
 struct ScoreOptions {
-  int64_t chunk = 256;           // tokens per pass
-  DType kv_dtype = DType::kF32;  // of the temporary KV cache
+  int64_t chunk = 256;  // tokens per pass
 };
 
 struct Score {

@@ -1,7 +1,9 @@
 // The infer mode: sequences with new tokens each, over a paged KV cache.
 #pragma once
 
+#include <compare>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <span>
 #include <vector>
@@ -15,8 +17,8 @@ inline constexpr int32_t kKvPageTokens = 32;  // P
 // The pool of KV pages of a model: each page holds P tokens of every layer.
 class KvCache {
  public:
-  // Allocates pages * page_bytes at once. dtype: kF32, kF16 or kBF16.
-  KvCache(const ModelConfig& config, int64_t pages, DType dtype);
+  // Allocates pages * page_bytes at once on the stream's device. dtype: kF32, kF16 or kBF16.
+  KvCache(const ModelConfig& config, int64_t pages, DType dtype, Stream& stream = cpu_stream());
   static uint64_t page_bytes(const ModelConfig& config, DType dtype);
 
   int64_t pages() const { return pages_; }
@@ -25,14 +27,18 @@ class KvCache {
   int32_t take_page();
   void give_back(int32_t page);
   KvLayer layer(int64_t index) const;
+  // Copies a page of every layer.
+  void copy_page(int32_t from, int32_t to);
   uint64_t bytes() const { return bytes_; }
 
  private:
+  Stream& stream_;
   DType dtype_;
   int64_t pages_;
+  int64_t layers_;
   int64_t layer_elements_;  // pages * P * Hkv * D
   uint64_t bytes_;
-  std::unique_ptr<std::byte[]> memory_;
+  Buffer memory_;
   std::vector<int32_t> free_;
 };
 
@@ -51,7 +57,7 @@ class KvSequence {
   void truncate(int64_t length);
   int64_t length() const { return length_; }
   void advance(int64_t tokens) { length_ += tokens; }
-  const int32_t* pages() const { return pages_.data(); }
+  std::span<const int32_t> pages() const { return pages_; }
 
  private:
   KvCache* cache_;
@@ -66,21 +72,54 @@ struct SequenceInput {
   enum class Logits { kNone, kLast, kAll } logits = Logits::kLast;
 };
 
-// Working memory of passes, grown to the largest pass so far and kept.
+// Working memory of passes on one device, grown to the largest pass so far and kept; and recordings of decode
+// passes, which are the same work each time but for what lies in this memory.
 class InferenceBuffers {
  public:
-  float* get(int slot, int64_t elements);
+  explicit InferenceBuffers(Stream& stream = cpu_stream()) : stream_(&stream) {}
+
+  // At least `bytes` of slot `slot`, on the device or (host slots) where both sides reach it. Growing a slot
+  // drops the recordings.
+  void* get(int slot, int64_t bytes);
+  void* get_host(int slot, int64_t bytes);
   uint64_t bytes() const;
 
+  // A pass that may be recorded: what its launches depend on besides the contents of memory.
+  struct PassKey {
+    int64_t sequences, longest, page_stride, wanted;
+    auto operator<=>(const PassKey&) const = default;
+  };
+  struct Recorded {
+    int runs = 0;  // before it was recorded: the first one lets working memory grow
+    std::unique_ptr<Stream::Recording> recording;
+  };
+  Recorded& recorded(const PassKey& key) { return recordings_[key]; }
+
  private:
-  std::vector<std::vector<float>> slots_;
+  void* grow(std::vector<Buffer>& slots, int slot, size_t bytes, Buffer (Stream::*allocate)(size_t));
+
+  Stream* stream_;
+  std::vector<Buffer> slots_, host_slots_;
+  std::map<PassKey, Recorded> recordings_;
 };
 
 // Runs the new tokens of all sequences through the model in one pass, appends them to the cache (sequence
-// lengths advance), and returns the logits, f32 [rows, V], in the order of the inputs: one row for kLast, all
-// rows for kAll. The memory is the buffers'; it lasts until the next call.
+// lengths advance), and returns the logits, f32 [rows, V] in host memory, in the order of the inputs: one row
+// for kLast, all rows for kAll. The memory is the buffers'; it lasts until the next call.
 const float* infer(const Model& model, const Compute& compute, KvCache& cache,
                    std::span<const SequenceInput> inputs, InferenceBuffers& buffers);
+
+// The most likely tokens of each row of logits, in host memory; lasts until the next call.
+struct TopLogits {
+  int64_t count = 0;                   // k
+  const float* values = nullptr;       // f32 [rows, k], descending
+  const int32_t* ids = nullptr;        // i32 [rows, k]
+  const float* log_sum_exp = nullptr;  // f32 [rows]
+};
+// As infer(), where the largest `count` logits of each row (at most kMaxTopLogits) are all that is wanted: on
+// a GPU the others never leave it. Only for devices whose table has top_logits.
+TopLogits infer_top(const Model& model, const Compute& compute, KvCache& cache,
+                    std::span<const SequenceInput> inputs, InferenceBuffers& buffers, int64_t count);
 
 // Rows of logits that infer() returns for these inputs.
 int64_t logit_rows(std::span<const SequenceInput> inputs);

@@ -10,19 +10,34 @@ int64_t token_elements(const ModelConfig& config) { return config.num_kv_heads *
 
 }  // namespace
 
-KvCache::KvCache(const ModelConfig& config, int64_t pages, DType dtype)
-    : dtype_(dtype), pages_(pages), layer_elements_(pages * kKvPageTokens * token_elements(config)) {
+KvCache::KvCache(const ModelConfig& config, int64_t pages, DType dtype, Stream& stream)
+    : stream_(stream),
+      dtype_(dtype),
+      pages_(pages),
+      layers_(config.num_layers),
+      layer_elements_(pages * kKvPageTokens * token_elements(config)) {
   ONGGI_CHECK(dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBF16);
   ONGGI_CHECK(pages > 0 && pages < INT32_MAX);
   bytes_ = static_cast<uint64_t>(pages) * page_bytes(config, dtype);
-  // Not initialised: pages that were never used cost no memory.
-  memory_ = std::make_unique_for_overwrite<std::byte[]>(bytes_ + 64);
+  // Not initialised: on the CPU, pages that were never used cost no memory.
+  memory_ = stream.allocate(bytes_);
   for (int64_t page = pages - 1; page >= 0; --page) free_.push_back(static_cast<int32_t>(page));
 }
 
 uint64_t KvCache::page_bytes(const ModelConfig& config, DType dtype) {
   return static_cast<uint64_t>(2 * config.num_layers * kKvPageTokens *
                                dtype_bytes(dtype, token_elements(config)));
+}
+
+void KvCache::copy_page(int32_t from, int32_t to) {
+  const auto bytes = static_cast<size_t>(dtype_bytes(dtype_, layer_elements_ / pages_));
+  for (int64_t index = 0; index < layers_; ++index) {
+    const KvLayer own = layer(index);
+    for (void* half : {own.keys, own.values}) {
+      std::byte* base = static_cast<std::byte*>(half);
+      stream_.copy(base + static_cast<size_t>(to) * bytes, base + static_cast<size_t>(from) * bytes, bytes);
+    }
+  }
 }
 
 int32_t KvCache::take_page() {
@@ -35,10 +50,8 @@ int32_t KvCache::take_page() {
 void KvCache::give_back(int32_t page) { free_.push_back(page); }
 
 KvLayer KvCache::layer(int64_t index) const {
-  const auto address = reinterpret_cast<uintptr_t>(memory_.get());
-  std::byte* start = memory_.get() + ((address + 63) / 64 * 64 - address);
   const auto half = static_cast<size_t>(dtype_bytes(dtype_, layer_elements_));
-  std::byte* keys = start + static_cast<size_t>(2 * index) * half;
+  std::byte* keys = memory_.as<std::byte>() + static_cast<size_t>(2 * index) * half;
   return {keys, keys + half, dtype_, kKvPageTokens};
 }
 

@@ -6,33 +6,33 @@
 namespace onggi {
 
 // out (+)= x W^T, the weight alone.
-void run_linear(const Compute& compute, const WeightView& weight, const float* x, int64_t tokens, float* out,
-                Output output = Output::kOverwrite);
+void run_linear(const Compute& compute, const WeightView& weight, ActivationView x, int64_t tokens,
+                Activation out, Output output = Output::kOverwrite);
 
 // dx (+)= dout W.
-void run_linear_backward(const Compute& compute, const WeightView& weight, const float* dout, int64_t tokens,
-                         float* dx, Output output);
+void run_linear_backward(const Compute& compute, const WeightView& weight, ActivationView dout,
+                         int64_t tokens, Activation dx, Output output);
 
-// out f32 [T, N] += scale * (x A^T) B^T; u f32 [T, R] receives x A^T. Nothing happens without an adapter.
-void add_lora(const Compute& compute, const LoraView& lora, const WeightView& weight, const float* x,
-              int64_t tokens, float* u, float* out);
-
-// x f32 [T, H, D] -> out, each head normalised and rotated. inverse_rms f32 [T, H] or null.
+// x [T, H, D] -> out, each head normalised and rotated. inverse_rms f32 [T, H] or null.
 struct HeadTransform {
   const float* norm;         // f32 [D] or null
   const int32_t* positions;  // i32 [T]
   int64_t tokens, heads;
 };
 void run_head_norm_rope(const Model& model, const Compute& compute, const HeadTransform& transform,
-                        const float* x, float* out, float* inverse_rms);
+                        ActivationView x, Activation out, float* inverse_rms);
 
-void run_rms_norm(const Model& model, const Compute& compute, const float* x, const float* weight,
-                  int64_t tokens, float* out, float* inverse_rms);
+void run_rms_norm(const Model& model, const Compute& compute, ActivationView x, const float* weight,
+                  int64_t tokens, Activation out, float* inverse_rms);
 
+// ids: on the device, checked before.
 void run_embedding(const Model& model, const Compute& compute, const int32_t* ids, int64_t tokens,
-                   float* out);
+                   Activation out);
 
-// Throws InputError where an id lies outside the vocabulary.
+// Waits for the device and reads activations as f32 into a host array.
+void copy_out_as_f32(Stream& stream, ActivationView values, int64_t count, float* out);
+
+// Throws InputError where an id (host) lies outside the vocabulary.
 void check_ids(const Model& model, const int32_t* ids, int64_t count);
 
 }  // namespace onggi

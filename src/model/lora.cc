@@ -51,7 +51,8 @@ const LoraEntry* LoraParameters::find(TensorRole role, int64_t layer) const {
 LoraView LoraParameters::view(TensorRole role, int64_t layer) const {
   const LoraEntry* entry = find(role, layer);
   if (entry == nullptr) return {};
-  return {values.data() + entry->a_offset, values.data() + entry->b_offset, rank_, scale()};
+  const float* base = twin_.data(values);
+  return {base + entry->a_offset, base + entry->b_offset, rank_, scale()};
 }
 
 namespace {

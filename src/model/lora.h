@@ -6,18 +6,12 @@
 #include <string>
 #include <vector>
 
+#include "device/device_twin.h"
+#include "kernels/ops/linear.h"
 #include "model/config.h"
 #include "model/tensor_names.h"
 
 namespace onggi {
-
-// A LoRA pair in use: y += scale * B (A dropout(x)). Views into LoraParameters::values.
-struct LoraView {
-  const float* a = nullptr;  // f32 [R, K]; null: no adapter on this linear
-  const float* b = nullptr;  // f32 [N, R]
-  int64_t rank = 0;          // R
-  float scale = 0;           // alpha / r
-};
 
 // Where one pair lies in the flat arrays.
 struct LoraEntry {
@@ -43,11 +37,19 @@ class LoraParameters {
   const std::vector<LoraEntry>& entries() const { return entries_; }
   // nullptr where the role is not adapted.
   const LoraEntry* find(TensorRole role, int64_t layer) const;
+  // Into the values as kernels see them.
   LoraView view(TensorRole role, int64_t layer) const;
+
+  // Puts the values on a device; `values` stays what files are made of.
+  void place(Stream& stream) { twin_.place(stream, values); }
+  float* device_values() { return twin_.data(values); }
+  void upload() { twin_.upload(values); }      // after `values` changed
+  void download() { twin_.download(values); }  // after kernels changed the device's
 
   std::vector<float> values;  // f32, all pairs
 
  private:
+  DeviceTwin twin_;
   std::vector<TensorRole> targets_;
   int64_t rank_;
   double alpha_;

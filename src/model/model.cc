@@ -22,16 +22,63 @@ bool is_projection(TensorRole role) {
   return role >= TensorRole::kQ && role <= TensorRole::kDown && !is_norm(role);
 }
 
-// The norm's weight as f32, owned by the storage.
-const float* own_norm(ModelStorage& storage, const TensorView& tensor) {
-  std::vector<float>& values = storage.norms.emplace_back(static_cast<size_t>(tensor.elements()));
+// The norm's weight, owned by the storage, where kernels read it.
+const float* own_norm(ModelStorage& storage, const Placement& placement, std::vector<float> weight) {
+  const std::vector<float>& values = storage.norms.emplace_back(std::move(weight));
+  if (placement.ops.place_weight == nullptr) return values.data();
+  const size_t bytes = values.size() * sizeof(float);
+  Buffer& buffer = storage.device_buffers.emplace_back(placement.stream.allocate(bytes));
+  placement.stream.copy_in(buffer.data(), values.data(), bytes);
+  return buffer.as<float>();
+}
+
+std::vector<float> norm_of(const TensorView& tensor) {
+  std::vector<float> values(static_cast<size_t>(tensor.elements()));
   read_as_f32(tensor, 0, tensor.elements(), values.data());
-  return values.data();
+  return values;
+}
+
+WeightView view_of(const Nf4Storage& weight) {
+  return {DType::kNF4,
+          weight.rows,
+          weight.columns,
+          weight.packed.data(),
+          weight.absmax_q8.data(),
+          weight.nested_absmax.data(),
+          weight.offset};
+}
+
+// NF4 weights are made on the host and belong to the model.
+WeightView own_nf4(ModelStorage& storage, const Placement& placement, Nf4Storage weight) {
+  if (placement.ops.place_weight != nullptr)
+    return placement.ops.place_weight(placement.stream, view_of(weight), storage.device_buffers);
+  return view_of(storage.keep(std::move(weight)));
+}
+
+// An embedding that is no output matrix as well is read a few rows at a time: it stays in host memory, which
+// the device reads through the bus, where its rows are plain.
+WeightView place_embedding(ModelStorage& storage, const Placement& placement, const WeightView& weight) {
+  if (is_quantized(weight.dtype) || weight.dtype == DType::kNF4)
+    return placement.ops.place_weight(placement.stream, weight, storage.device_buffers);
+  const auto bytes = static_cast<size_t>(dtype_bytes(weight.dtype, weight.rows * weight.columns));
+  Buffer& buffer = storage.device_buffers.emplace_back(placement.stream.allocate_host(bytes));
+  std::memcpy(buffer.data(), weight.data, bytes);
+  WeightView placed = weight;
+  placed.data = buffer.data();
+  return placed;
+}
+
+// Any other weight: where it lies in host memory, or on the device.
+WeightView own_weight(ModelStorage& storage, const Placement& placement, const ModelConfig& config,
+                      TensorRole role, const WeightView& weight) {
+  if (placement.ops.place_weight == nullptr) return weight;
+  if (role == TensorRole::kEmbedding && !config.tie_word_embeddings)
+    return place_embedding(storage, placement, weight);
+  return placement.ops.place_weight(placement.stream, weight, storage.device_buffers);
 }
 
 // Quantises a tensor row block by row block; the largest f32 copy is one row block per thread.
-WeightView quantize_to_nf4(ModelStorage& storage, const TensorView& tensor, const std::string& name,
-                           ThreadPool& threads) {
+Nf4Storage quantize_to_nf4(const TensorView& tensor, const std::string& name, ThreadPool& threads) {
   const int64_t rows = tensor.shape[0], columns = tensor.shape[1];
   if (columns % kNf4BlockElements != 0)
     throw InputError(
@@ -48,7 +95,7 @@ WeightView quantize_to_nf4(ModelStorage& storage, const TensorView& tensor, cons
       encoder.encode(row * columns, count, buffer.data());
     }
   });
-  return storage.add_nf4(encoder.finish());
+  return encoder.finish();
 }
 
 // Puts a tensor where its role says.
@@ -151,7 +198,7 @@ const WeightView& LayerWeights::linear(TensorRole role) const {
 }
 
 std::shared_ptr<Model> load_model(const std::filesystem::path& path, const LoadOptions& options,
-                                  ThreadPool& threads) {
+                                  ThreadPool& threads, const Placement& placement) {
   auto model = std::make_shared<Model>();
   auto storage = std::make_shared<ModelStorage>();
   model->storage = storage;
@@ -174,20 +221,25 @@ std::shared_ptr<Model> load_model(const std::filesystem::path& path, const LoadO
     const float* norm = nullptr;
     WeightView weight;
     if (is_norm(tensor.role)) {
-      norm = own_norm(*storage, view);
+      norm = own_norm(*storage, placement, norm_of(view));
     } else if (options.quantization == LoadQuantization::kNf4 && is_projection(tensor.role)) {
       if (is_quantized(view.dtype))
         throw InputError(
             text("{} is {} already: QLoRA needs the 16-bit base model", name, dtype_name(view.dtype)));
-      weight = quantize_to_nf4(*storage, view, name, threads);
+      weight = own_nf4(*storage, placement, quantize_to_nf4(view, name, threads));
       storage->source->release(name);
     } else {
-      weight = {view.dtype, view.shape[0], view.shape[1], view.data};
+      weight = own_weight(*storage, placement, model->config, tensor.role,
+                          {view.dtype, view.shape[0], view.shape[1], view.data});
+      if (weight.data != view.data) storage->source->release(name);
     }
     place(*model, tensor, norm, weight);
   }
   finish(*model);
-  if (options.adapter) model->adapter = load_adapter(options.adapter->string(), model->config);
+  if (options.adapter) {
+    model->adapter = std::make_shared<LoraParameters>(load_adapter(options.adapter->string(), model->config));
+    model->adapter->place(placement.stream);
+  }
   return model;
 }
 
@@ -210,18 +262,37 @@ DType body_dtype(RandomBody body, TensorRole role, int64_t layer) {
   return DType::kBF16;
 }
 
+constexpr int64_t kDistinctRows = 8;
+
+// An NF4 matrix whose rows repeat a few; the scales repeat with them, so that any width will do.
+Nf4Storage repeated_nf4(int64_t rows, int64_t columns, const std::vector<float>& values) {
+  Nf4Encoder encoder(kDistinctRows, columns);
+  encoder.encode(0, kDistinctRows * columns, values.data());
+  const Nf4Storage few = encoder.finish();
+  Nf4Storage all;
+  all.rows = rows;
+  all.columns = columns;
+  all.offset = few.offset;
+  const auto blocks = static_cast<size_t>(rows * columns / kNf4BlockElements);
+  all.packed.resize(static_cast<size_t>(rows * columns / 2));
+  all.absmax_q8.resize(blocks);
+  for (size_t at = 0; at < all.packed.size(); at += few.packed.size())
+    std::memcpy(all.packed.data() + at, few.packed.data(),
+                std::min(few.packed.size(), all.packed.size() - at));
+  for (size_t at = 0; at < blocks; at += few.absmax_q8.size())
+    std::memcpy(all.absmax_q8.data() + at, few.absmax_q8.data(), std::min(few.absmax_q8.size(), blocks - at));
+  all.nested_absmax.assign((blocks + kNf4NestedBlocks - 1) / kNf4NestedBlocks, few.nested_absmax[0]);
+  return all;
+}
+
 // A random matrix. Only a few rows are drawn and encoded; the others repeat them, which costs as much to
 // read.
-WeightView random_weight(ModelStorage& storage, int64_t rows, int64_t columns, DType dtype, Random& random) {
-  constexpr int64_t kDistinctRows = 8;
+WeightView random_weight(ModelStorage& storage, const Placement& placement, const ModelTensor& tensor,
+                         DType dtype, Random& random, const ModelConfig& config) {
+  const int64_t rows = tensor.shape[0], columns = tensor.shape[1];
   std::vector<float> values(static_cast<size_t>(kDistinctRows * columns));
   for (float& value : values) value = 0.02f * random.normal();
-  if (dtype == DType::kNF4) {
-    Nf4Encoder encoder(rows, columns);
-    for (int64_t row = 0; row < rows; ++row)
-      encoder.encode(row * columns, columns, values.data() + row % kDistinctRows * columns);
-    return storage.add_nf4(encoder.finish());
-  }
+  if (dtype == DType::kNF4) return own_nf4(storage, placement, repeated_nf4(rows, columns, values));
   const auto row_bytes = static_cast<size_t>(dtype_bytes(dtype, columns));
   std::vector<std::byte> encoded(kDistinctRows * row_bytes);
   for (int64_t row = 0; row < kDistinctRows; ++row)
@@ -231,12 +302,15 @@ WeightView random_weight(ModelStorage& storage, int64_t rows, int64_t columns, D
   for (int64_t row = 0; row < rows; ++row)
     std::memcpy(data + static_cast<size_t>(row) * row_bytes,
                 encoded.data() + static_cast<size_t>(row % kDistinctRows) * row_bytes, row_bytes);
-  return {dtype, rows, columns, data};
+  const WeightView weight = own_weight(storage, placement, config, tensor.role, {dtype, rows, columns, data});
+  if (weight.data != data) storage.free_last();
+  return weight;
 }
 
 }  // namespace
 
-std::shared_ptr<Model> random_model(const ModelConfig& config, RandomBody body, uint64_t seed) {
+std::shared_ptr<Model> random_model(const ModelConfig& config, RandomBody body, uint64_t seed,
+                                    const Placement& placement) {
   auto model = std::make_shared<Model>();
   auto storage = std::make_shared<ModelStorage>();
   model->storage = storage;
@@ -247,8 +321,8 @@ std::shared_ptr<Model> random_model(const ModelConfig& config, RandomBody body, 
   for (const ModelTensor& tensor : model_tensors(config)) {
     Random random(seed, stream++);
     if (is_norm(tensor.role)) {
-      const float* norm =
-          storage->norms.emplace_back(static_cast<size_t>(element_count(tensor.shape)), 1.0f).data();
+      const float* norm = own_norm(
+          *storage, placement, std::vector<float>(static_cast<size_t>(element_count(tensor.shape)), 1.0f));
       place(*model, tensor, norm, {});
       continue;
     }
@@ -257,7 +331,7 @@ std::shared_ptr<Model> random_model(const ModelConfig& config, RandomBody body, 
       dtype = body == RandomBody::kQ4_K_M ? DType::kQ6_K
               : body == RandomBody::kQ8_0 ? DType::kQ8_0
                                           : DType::kBF16;
-    place(*model, tensor, nullptr, random_weight(*storage, tensor.shape[0], tensor.shape[1], dtype, random));
+    place(*model, tensor, nullptr, random_weight(*storage, placement, tensor, dtype, random, config));
   }
   finish(*model);
   return model;

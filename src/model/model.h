@@ -36,11 +36,11 @@ class ModelStorage;  // owns maps and buffers (model.cc)
 
 struct Model {
   ModelConfig config;
-  WeightView embedding;               // [V, C]
-  WeightView lm_head;                 // [V, C]; the embedding itself when tied
-  const float* final_norm = nullptr;  // f32 [C]
-  std::vector<LayerWeights> layers;   // L
-  std::optional<LoraParameters> adapter;
+  WeightView embedding;                     // [V, C]
+  WeightView lm_head;                       // [V, C]; the embedding itself when tied
+  const float* final_norm = nullptr;        // f32 [C]
+  std::vector<LayerWeights> layers;         // L
+  std::shared_ptr<LoraParameters> adapter;  // null: none
   std::shared_ptr<ModelStorage> storage;
   std::string source;         // the path that it was loaded from
   uint64_t weight_bytes = 0;  // of all weights as they are in memory
@@ -56,6 +56,13 @@ enum class LoadQuantization {
   kNf4,       // the seven projections of each block become NF4 while they are read, one tensor at a time
 };
 
+// Where a model's weights go: they stay in host memory for the CPU's kernels, and are taken to the stream's
+// device, in the layout that its kernels want, for others.
+struct Placement {
+  const OpTable& ops = cpu_ops();
+  Stream& stream = cpu_stream();
+};
+
 struct LoadOptions {
   LoadQuantization quantization = LoadQuantization::kAsStored;
   std::optional<std::filesystem::path> adapter;  // a PEFT adapter folder
@@ -64,17 +71,22 @@ struct LoadOptions {
 // Loads an HF folder (config.json + safetensors) or a GGUF file. Never holds a second copy of the model: NF4
 // takes one tensor's fp32 rows at a time. Throws InputError for what is missing, misshapen or not supported.
 std::shared_ptr<Model> load_model(const std::filesystem::path& path, const LoadOptions& options,
-                                  ThreadPool& threads);
+                                  ThreadPool& threads, const Placement& placement = {});
 
 // A model of this shape with random weights of a dtype (benchmarks, tests): normal with deviation 0.02.
 enum class RandomBody { kBF16, kNf4, kQ4_K_M, kQ8_0 };
-std::shared_ptr<Model> random_model(const ModelConfig& config, RandomBody body, uint64_t seed);
+std::shared_ptr<Model> random_model(const ModelConfig& config, RandomBody body, uint64_t seed,
+                                    const Placement& placement = {});
 
 // Everything that computes needs besides the model.
 struct Compute {
   const OpTable& ops;
   OpContext context;
   Precision precision = Precision::kFast;
+
+  Stream& stream() const { return context.stream; }
+  // Of activations between the ops.
+  DType activation_dtype() const { return ops.activation_dtype(precision); }
 };
 
 }  // namespace onggi

@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "blocks/nf4.h"
+#include "device/stream.h"
 #include "formats/mapped_tensors.h"
-#include "kernels/ops/linear.h"
 
 namespace onggi {
 
@@ -18,20 +18,16 @@ class ModelStorage {
   std::vector<std::vector<float>> norms;  // f32; inner vectors never move their data
 
   // Takes an NF4 weight over.
-  WeightView add_nf4(Nf4Storage weight) {
-    const Nf4Storage& kept = *nf4_.emplace_back(std::make_unique<Nf4Storage>(std::move(weight)));
-    return {DType::kNF4,
-            kept.rows,
-            kept.columns,
-            kept.packed.data(),
-            kept.absmax_q8.data(),
-            kept.nested_absmax.data(),
-            kept.offset};
+  const Nf4Storage& keep(Nf4Storage weight) {
+    return *nf4_.emplace_back(std::make_unique<Nf4Storage>(std::move(weight)));
   }
+  std::vector<Buffer> device_buffers;  // of models on a GPU
   // Bytes aligned to 64, not initialised.
   std::byte* allocate(size_t bytes) {
     return buffers_.emplace_back(static_cast<std::byte*>(::operator new (bytes, std::align_val_t{64}))).get();
   }
+  // Frees what allocate() gave last.
+  void free_last() { buffers_.pop_back(); }
 
  private:
   struct Free {

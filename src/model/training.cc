@@ -1,7 +1,8 @@
 #include "model/training.h"
 
+#include <algorithm>
 #include <cmath>
-#include <cstring>
+#include <initializer_list>
 #include <vector>
 
 #include "base/error.h"
@@ -21,56 +22,97 @@ class Pass {
       : model_(model),
         config_(model.config),
         compute_(compute),
-        batch_(batch),
+        stream_(compute.stream()),
         dropout_(dropout),
         a_(memory.arrays()),
         keeps_all_(memory.policy() == ActivationPolicy::kKeepAll),
-        tokens_(static_cast<int64_t>(batch.tokens.size())) {
+        tokens_(static_cast<int64_t>(batch.tokens.size())),
+        padding_(compute.ops.row_padding(compute.precision, model.adapter ? model.adapter->rank() : 0)) {
     ONGGI_CHECK(tokens_ > 0 && tokens_ <= memory.max_tokens(), "the batch fits the planned memory");
     ONGGI_CHECK(batch.segment_starts.size() >= 2 && batch.segment_starts.back() == tokens_);
-    positions_.reserve(batch.tokens.size());
-    for (size_t s = 0; s + 1 < batch.segment_starts.size(); ++s)
-      for (int32_t i = batch.segment_starts[s]; i < batch.segment_starts[s + 1]; ++i)
-        positions_.push_back(i - batch.segment_starts[s]);
-    for (int64_t t = 0; t < static_cast<int64_t>(batch.labels.size()); ++t)
-      if (batch.labels[static_cast<size_t>(t)] != kNoLabel) labelled_.push_back(t);
+    take_in(batch);
   }
 
   void forward();
-  // Sum of losses; with a gradient scale, d_x receives the gradient of the last block's output.
-  PassResult loss(const float* gradient_scale, float* per_label);
-  void backward(std::span<float> gradient);
+  // Adds the losses to loss_sum; with a gradient scale, d_x receives the gradient of the last block's output.
+  void loss(const float* gradient_scale, float* per_label);
+  // gradient: as in forward_backward.
+  void backward(float* gradient);
   void all_logits(float* logits);
-  const float* after_block(int64_t index) const { return a_.block_inputs[static_cast<size_t>(index) + 1]; }
+  Activation after_block(int64_t index) const { return a_.block_inputs[static_cast<size_t>(index) + 1]; }
+  int64_t label_count() const { return label_count_; }
 
  private:
+  using Linears = std::initializer_list<TensorRole>;
+
   BlockActivations& block(int64_t index) { return a_.blocks[keeps_all_ ? static_cast<size_t>(index) : 0]; }
   const LayerWeights& layer(int64_t index) const { return model_.layers[static_cast<size_t>(index)]; }
 
+  void take_in(const TrainingBatch& batch);
   void forward_block(int64_t index);
   void backward_block(int64_t index);
   void backward_ffn(int64_t index);
   void backward_attention(int64_t index);
-  void linear(TensorRole role, int64_t index, const float* x, float* out, Output output);
-  void linear_backward(TensorRole role, int64_t index, const float* x, const float* dout, float* dx,
-                       Output output);
-  void drop(TensorRole role, int64_t index, const float* x, int64_t elements, float* out,
-            Output output) const;
+  void norm(Activation x, const float* weight, float* inverse_rms);
+  void norm_backward(Activation x, const float* weight, const float* inverse_rms);
+  // outs of the linears of one input; residual for a single one.
+  void linears(Linears roles, int64_t index, Activation x, std::initializer_list<Activation> outs,
+               ActivationView residual = nullptr);
+  void linears_backward(Linears roles, int64_t index, ActivationView x,
+                        std::initializer_list<ActivationView> douts, Activation dx);
+  uint64_t dropout_stream(TensorRole role, int64_t index) const;
+  LoraDropout lora_dropout() const { return {static_cast<float>(dropout_.probability), dropout_.seed}; }
   AttentionArgs attention_args(BlockActivations& block) const;
   void swiglu(BlockActivations& block);
 
   const Model& model_;
   const ModelConfig& config_;
   const Compute& compute_;
-  const TrainingBatch& batch_;
+  Stream& stream_;
   const DropoutState& dropout_;
   TrainingMemory::Arrays& a_;
   bool keeps_all_;
   int64_t tokens_;
-  std::vector<int32_t> positions_;
-  std::vector<int64_t> labelled_;  // positions that have a label
-  std::span<float> gradient_;
+  int64_t padding_;          // of the rows of linears' inputs
+  int64_t label_count_ = 0;  // M
+  Segments segments_{};
+  float* gradient_ = nullptr;
 };
+
+// Copies what the batch looks like to the device.
+void Pass::take_in(const TrainingBatch& batch) {
+  check_ids(model_, batch.tokens.data(), tokens_);
+  std::vector<int32_t> positions, first_row, end_row, labels, labelled;
+  int64_t longest = 0;
+  for (size_t s = 0; s + 1 < batch.segment_starts.size(); ++s) {
+    const int32_t begin = batch.segment_starts[s], end = batch.segment_starts[s + 1];
+    longest = std::max<int64_t>(longest, end - begin);
+    for (int32_t i = begin; i < end; ++i) {
+      positions.push_back(i - begin);
+      first_row.push_back(begin);
+      end_row.push_back(end);
+    }
+  }
+  for (size_t t = 0; t < batch.labels.size(); ++t) {
+    if (batch.labels[t] == kNoLabel) continue;
+    labels.push_back(batch.labels[t]);
+    labelled.push_back(static_cast<int32_t>(t));
+  }
+  label_count_ = static_cast<int64_t>(labels.size());
+  check_ids(model_, labels.data(), label_count_);
+  const auto copy = [&](int32_t* to, std::span<const int32_t> from) {
+    stream_.copy_in(to, from.data(), from.size_bytes());
+  };
+  copy(a_.tokens, batch.tokens);
+  copy(a_.positions, positions);
+  copy(a_.first_row, first_row);
+  copy(a_.end_row, end_row);
+  copy(a_.starts, batch.segment_starts);
+  copy(a_.labels, labels);
+  copy(a_.labelled, labelled);
+  segments_ = {a_.starts, a_.first_row, a_.end_row, static_cast<int64_t>(batch.segment_starts.size()) - 1,
+               longest};
+}
 
 int projection_index(TensorRole role) {
   const auto& roles = lora_target_roles();
@@ -80,96 +122,104 @@ int projection_index(TensorRole role) {
   return 0;
 }
 
-// The masks of one LoRA input; the same call with kAccumulate on a gradient is its backward.
-void Pass::drop(TensorRole role, int64_t index, const float* x, int64_t elements, float* out,
-                Output output) const {
-  const auto stream = static_cast<uint64_t>(index * kProjections + projection_index(role));
+// The masks of a pass differ from layer to layer and from linear to linear.
+uint64_t Pass::dropout_stream(TensorRole role, int64_t index) const {
   const auto streams_per_pass = static_cast<uint64_t>(config_.num_layers * kProjections);
-  compute_.ops.dropout(compute_.context, {.x = x,
-                                          .elements = elements,
-                                          .probability = static_cast<float>(dropout_.probability),
-                                          .seed = dropout_.seed,
-                                          .stream = dropout_.pass * streams_per_pass + stream,
-                                          .out = out,
-                                          .output = output});
+  return dropout_.pass * streams_per_pass +
+         static_cast<uint64_t>(index * kProjections + projection_index(role));
 }
 
-// out (+)= x W^T + scale * B (A dropout(x)); A dropout(x) is kept for backward.
-void Pass::linear(TensorRole role, int64_t index, const float* x, float* out, Output output) {
-  const WeightView& weight = layer(index).linear(role);
-  run_linear(compute_, weight, x, tokens_, out, output);
-  const LoraView lora = model_.lora(role, index);
-  if (lora.a == nullptr) return;
-  const float* lora_input = x;
-  if (dropout_.probability > 0) {
-    drop(role, index, x, tokens_ * weight.columns, a_.dropped, Output::kOverwrite);
-    lora_input = a_.dropped;
+void Pass::linears(Linears roles, int64_t index, Activation x, std::initializer_list<Activation> outs,
+                   ActivationView residual) {
+  AdaptedLinearArgs args;
+  args.x = x;
+  args.tokens = tokens_;
+  args.count = static_cast<int>(roles.size());
+  args.residual = residual;
+  args.dropout = lora_dropout();
+  args.dropped = a_.dropped;
+  args.precision = compute_.precision;
+  auto member = args.members.begin();
+  auto out = outs.begin();
+  for (const TensorRole role : roles) {
+    member->weight = layer(index).linear(role);
+    member->lora = model_.lora(role, index);
+    member->out = *out++;
+    member->dropout_stream = dropout_stream(role, index);
+    member->lora_u = block(index).lora_u[projection_index(role)];
+    ++member;
   }
-  add_lora(compute_, lora, weight, lora_input, tokens_, block(index).lora_u[projection_index(role)], out);
+  args.x_stride = args.members[0].weight.columns + padding_;
+  run_adapted_linear(compute_.ops, compute_.context, args);
 }
 
-// dx (+)= dout W + dropout'(scale * (dout B) A); gradients of A and B are added to the flat gradient.
-void Pass::linear_backward(TensorRole role, int64_t index, const float* x, const float* dout, float* dx,
-                           Output output) {
-  const WeightView& weight = layer(index).linear(role);
-  if (dx != nullptr) run_linear_backward(compute_, weight, dout, tokens_, dx, output);
-  const LoraView lora = model_.lora(role, index);
-  if (lora.a == nullptr) return;
-  const LoraEntry& entry = *model_.adapter->find(role, index);
-  const int64_t n = weight.rows, k = weight.columns, r = lora.rank;
-  const bool drops = dropout_.probability > 0;
-  const float* lora_input = x;
-  if (drops) {
-    drop(role, index, x, tokens_ * k, a_.dropped, Output::kOverwrite);
-    lora_input = a_.dropped;
+void Pass::linears_backward(Linears roles, int64_t index, ActivationView x,
+                            std::initializer_list<ActivationView> douts, Activation dx) {
+  AdaptedLinearBackwardArgs args;
+  args.x = x;
+  args.tokens = tokens_;
+  args.count = static_cast<int>(roles.size());
+  args.dx = dx;
+  args.dropout = lora_dropout();
+  args.dropped = a_.dropped;
+  args.d_dropped = a_.d_dropped;
+  args.d_u = a_.d_u;
+  args.precision = compute_.precision;
+  auto member = args.members.begin();
+  auto dout = douts.begin();
+  for (const TensorRole role : roles) {
+    member->weight = layer(index).linear(role);
+    member->lora = model_.lora(role, index);
+    member->dout = *dout++;
+    member->dropout_stream = dropout_stream(role, index);
+    member->lora_u = block(index).lora_u[projection_index(role)];
+    if (member->lora.a != nullptr) {
+      const LoraEntry& entry = *model_.adapter->find(role, index);
+      member->a_gradient = gradient_ + entry.a_offset;
+      member->b_gradient = gradient_ + entry.b_offset;
+    }
+    ++member;
   }
-  const auto gemm = [&](GemmArgs args) {
-    args.precision = compute_.precision;
-    compute_.ops.gemm(compute_.context, args);
-  };
-  const float* u = block(index).lora_u[projection_index(role)];
-  // dB [N, R] += scale * dout^T u
-  gemm({.transpose_a = Transpose::kYes,
-        .m = n,
-        .n = r,
-        .k = tokens_,
-        .alpha = lora.scale,
-        .a = dout,
-        .b = u,
-        .c = gradient_.data() + entry.b_offset,
-        .output = Output::kAccumulate});
-  // du [T, R] = scale * dout B
-  gemm({.m = tokens_, .n = r, .k = n, .alpha = lora.scale, .a = dout, .b = lora.b, .c = a_.d_u});
-  // dA [R, K] += du^T dropout(x)
-  gemm({.transpose_a = Transpose::kYes,
-        .m = r,
-        .n = k,
-        .k = tokens_,
-        .a = a_.d_u,
-        .b = lora_input,
-        .c = gradient_.data() + entry.a_offset,
-        .output = Output::kAccumulate});
-  if (dx == nullptr) return;
-  if (!drops) {
-    gemm({.m = tokens_, .n = k, .k = r, .a = a_.d_u, .b = lora.a, .c = dx, .output = Output::kAccumulate});
-    return;
-  }
-  gemm({.m = tokens_, .n = k, .k = r, .a = a_.d_u, .b = lora.a, .c = a_.d_dropped});
-  drop(role, index, a_.d_dropped, tokens_ * k, dx, Output::kAccumulate);
+  args.x_stride = args.members[0].weight.columns + padding_;
+  run_adapted_linear_backward(compute_.ops, compute_.context, args);
+}
+
+// normed = RmsNorm(x); inverse_rms may be null.
+void Pass::norm(Activation x, const float* weight, float* inverse_rms) {
+  compute_.ops.rms_norm(compute_.context, {.x = x,
+                                           .weight = weight,
+                                           .tokens = tokens_,
+                                           .width = config_.hidden_size,
+                                           .epsilon = static_cast<float>(config_.rms_norm_eps),
+                                           .out = a_.normed,
+                                           .out_stride = config_.hidden_size + padding_,
+                                           .inverse_rms = inverse_rms});
+}
+
+// d_x += the gradient of RmsNorm by its input, from d_normed.
+void Pass::norm_backward(Activation x, const float* weight, const float* inverse_rms) {
+  compute_.ops.rms_norm_backward(compute_.context, {.dout = a_.d_normed,
+                                                    .x = x,
+                                                    .weight = weight,
+                                                    .inverse_rms = inverse_rms,
+                                                    .tokens = tokens_,
+                                                    .width = config_.hidden_size,
+                                                    .dx = a_.d_x,
+                                                    .output = Output::kAccumulate});
 }
 
 AttentionArgs Pass::attention_args(BlockActivations& block) const {
   return {.q = block.rotated_query,
           .k = block.rotated_key,
           .v = block.value,
-          .segment_starts = batch_.segment_starts.data(),
-          .segments = static_cast<int64_t>(batch_.segment_starts.size()) - 1,
+          .segments = segments_,
           .tokens = tokens_,
           .query_heads = config_.num_heads,
           .kv_heads = config_.num_kv_heads,
           .head_dim = config_.head_dim,
           .scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim)),
           .out = block.attended,
+          .out_stride = config_.q_size() + padding_,
           .log_sum_exp = block.log_sum_exp,
           .precision = compute_.precision};
 }
@@ -177,75 +227,63 @@ AttentionArgs Pass::attention_args(BlockActivations& block) const {
 void Pass::swiglu(BlockActivations& block) {
   compute_.ops.swiglu(compute_.context, {.gate = block.gate,
                                          .up = block.up,
-                                         .elements = tokens_ * config_.intermediate_size,
-                                         .out = a_.activated});
+                                         .tokens = tokens_,
+                                         .width = config_.intermediate_size,
+                                         .out = a_.activated,
+                                         .out_stride = config_.intermediate_size + padding_});
 }
 
 void Pass::forward_block(int64_t index) {
   const LayerWeights& weights = layer(index);
   BlockActivations& b = block(index);
-  const float* x = a_.block_inputs[static_cast<size_t>(index)];
-  float* out = a_.block_inputs[static_cast<size_t>(index) + 1];
-  const auto stream_bytes = static_cast<size_t>(tokens_ * config_.hidden_size) * sizeof(float);
+  const Activation x = a_.block_inputs[static_cast<size_t>(index)];
+  const Activation out = a_.block_inputs[static_cast<size_t>(index) + 1];
 
-  run_rms_norm(model_, compute_, x, weights.attention_norm, tokens_, a_.normed, b.inverse_rms_attention);
-  linear(TensorRole::kQ, index, a_.normed, b.query, Output::kOverwrite);
-  linear(TensorRole::kK, index, a_.normed, b.key, Output::kOverwrite);
-  linear(TensorRole::kV, index, a_.normed, b.value, Output::kOverwrite);
-  run_head_norm_rope(model_, compute_, {weights.query_norm, positions_.data(), tokens_, config_.num_heads},
+  norm(x, weights.attention_norm, b.inverse_rms_attention);
+  linears({TensorRole::kQ, TensorRole::kK, TensorRole::kV}, index, a_.normed, {b.query, b.key, b.value});
+  run_head_norm_rope(model_, compute_, {weights.query_norm, a_.positions, tokens_, config_.num_heads},
                      b.query, b.rotated_query, b.inverse_rms_query);
-  run_head_norm_rope(model_, compute_, {weights.key_norm, positions_.data(), tokens_, config_.num_kv_heads},
-                     b.key, b.rotated_key, b.inverse_rms_key);
+  run_head_norm_rope(model_, compute_, {weights.key_norm, a_.positions, tokens_, config_.num_kv_heads}, b.key,
+                     b.rotated_key, b.inverse_rms_key);
   compute_.ops.attention(compute_.context, attention_args(b));
-  std::memcpy(b.middle, x, stream_bytes);
-  linear(TensorRole::kO, index, b.attended, b.middle, Output::kAccumulate);
+  linears({TensorRole::kO}, index, b.attended, {b.middle}, x);
 
-  run_rms_norm(model_, compute_, b.middle, weights.ffn_norm, tokens_, a_.normed, b.inverse_rms_ffn);
-  linear(TensorRole::kGate, index, a_.normed, b.gate, Output::kOverwrite);
-  linear(TensorRole::kUp, index, a_.normed, b.up, Output::kOverwrite);
+  norm(b.middle, weights.ffn_norm, b.inverse_rms_ffn);
+  linears({TensorRole::kGate, TensorRole::kUp}, index, a_.normed, {b.gate, b.up});
   swiglu(b);
-  std::memcpy(out, b.middle, stream_bytes);
-  linear(TensorRole::kDown, index, a_.activated, out, Output::kAccumulate);
+  linears({TensorRole::kDown}, index, a_.activated, {out}, b.middle);
 }
 
 void Pass::forward() {
-  run_embedding(model_, compute_, batch_.tokens.data(), tokens_, a_.block_inputs[0]);
+  run_embedding(model_, compute_, a_.tokens, tokens_, a_.block_inputs[0]);
   for (int64_t index = 0; index < config_.num_layers; ++index) forward_block(index);
 }
 
-PassResult Pass::loss(const float* gradient_scale, float* per_label) {
+void Pass::loss(const float* gradient_scale, float* per_label) {
   const int64_t width = config_.hidden_size;
-  const float* hidden = a_.block_inputs.back();
-  if (gradient_scale != nullptr) std::memset(a_.d_x, 0, static_cast<size_t>(tokens_ * width) * sizeof(float));
-  PassResult result;
-  const auto count = static_cast<int64_t>(labelled_.size());
-  std::vector<int32_t> labels;
-  for (int64_t begin = 0; begin < count; begin += a_.logit_rows) {
-    const int64_t rows = std::min(a_.logit_rows, count - begin);
-    labels.clear();
-    for (int64_t i = 0; i < rows; ++i) {
-      const int64_t position = labelled_[static_cast<size_t>(begin + i)];
-      labels.push_back(batch_.labels[static_cast<size_t>(position)]);
-      std::memcpy(a_.head_input + i * width, hidden + position * width,
-                  static_cast<size_t>(width) * sizeof(float));
-    }
-    check_ids(model_, labels.data(), rows);
+  const Activation hidden = a_.block_inputs.back();
+  if (gradient_scale != nullptr)
+    stream_.fill_zero(a_.d_x.data, static_cast<size_t>(dtype_bytes(a_.d_x.dtype, tokens_ * width)));
+  for (int64_t begin = 0; begin < label_count_; begin += a_.logit_rows) {
+    const int64_t rows = std::min(a_.logit_rows, label_count_ - begin);
+    compute_.ops.gather_rows(
+        compute_.context,
+        {.x = hidden, .rows = a_.labelled + begin, .count = rows, .width = width, .out = a_.head_input});
     run_rms_norm(model_, compute_, a_.head_input, model_.final_norm, rows, a_.head_normed, a_.head_inverse);
     run_linear(compute_, model_.lm_head, a_.head_normed, rows, a_.logits);
     compute_.ops.cross_entropy(compute_.context,
                                {.logits = a_.logits,
-                                .labels = labels.data(),
+                                .labels = a_.labels + begin,
                                 .rows = rows,
                                 .vocabulary = config_.vocab_size,
                                 .gradient_scale = gradient_scale == nullptr ? 0.0f : *gradient_scale,
                                 .losses = a_.losses,
-                                .dlogits = gradient_scale == nullptr ? nullptr : a_.logits});
-    for (int64_t i = 0; i < rows; ++i) {
-      result.loss_sum += a_.losses[i];
-      if (per_label != nullptr) per_label[begin + i] = a_.losses[i];
-    }
+                                .loss_sum = a_.loss_sum,
+                                .dlogits = gradient_scale == nullptr ? Activation() : a_.d_logits});
+    if (per_label != nullptr)
+      stream_.copy_out(per_label + begin, a_.losses, static_cast<size_t>(rows) * sizeof(float));
     if (gradient_scale == nullptr) continue;
-    run_linear_backward(compute_, model_.lm_head, a_.logits, rows, a_.d_head, Output::kOverwrite);
+    run_linear_backward(compute_, model_.lm_head, a_.d_logits, rows, a_.d_head, Output::kOverwrite);
     compute_.ops.rms_norm_backward(compute_.context, {.dout = a_.d_head,
                                                       .x = a_.head_input,
                                                       .weight = model_.final_norm,
@@ -254,52 +292,43 @@ PassResult Pass::loss(const float* gradient_scale, float* per_label) {
                                                       .width = width,
                                                       .dx = a_.head_normed,
                                                       .output = Output::kOverwrite});
-    for (int64_t i = 0; i < rows; ++i)
-      std::memcpy(a_.d_x + labelled_[static_cast<size_t>(begin + i)] * width, a_.head_normed + i * width,
-                  static_cast<size_t>(width) * sizeof(float));
+    compute_.ops.scatter_rows(
+        compute_.context,
+        {.x = a_.head_normed, .rows = a_.labelled + begin, .count = rows, .width = width, .out = a_.d_x});
   }
-  result.label_tokens = count;
-  return result;
 }
 
 void Pass::backward_ffn(int64_t index) {
   const LayerWeights& weights = layer(index);
   BlockActivations& b = block(index);
   swiglu(b);
-  linear_backward(TensorRole::kDown, index, a_.activated, a_.d_x, a_.d_activated, Output::kOverwrite);
+  linears_backward({TensorRole::kDown}, index, a_.activated, {a_.d_x}, a_.d_activated);
   // In place: gate and up become their own gradients, since nothing needs them any more.
   compute_.ops.swiglu_backward(compute_.context, {.dout = a_.d_activated,
                                                   .gate = b.gate,
                                                   .up = b.up,
-                                                  .elements = tokens_ * config_.intermediate_size,
+                                                  .tokens = tokens_,
+                                                  .width = config_.intermediate_size,
                                                   .dgate = b.gate,
                                                   .dup = b.up});
-  run_rms_norm(model_, compute_, b.middle, weights.ffn_norm, tokens_, a_.normed, nullptr);
-  linear_backward(TensorRole::kGate, index, a_.normed, b.gate, a_.d_normed, Output::kOverwrite);
-  linear_backward(TensorRole::kUp, index, a_.normed, b.up, a_.d_normed, Output::kAccumulate);
-  compute_.ops.rms_norm_backward(compute_.context, {.dout = a_.d_normed,
-                                                    .x = b.middle,
-                                                    .weight = weights.ffn_norm,
-                                                    .inverse_rms = b.inverse_rms_ffn,
-                                                    .tokens = tokens_,
-                                                    .width = config_.hidden_size,
-                                                    .dx = a_.d_x,
-                                                    .output = Output::kAccumulate});
+  norm(b.middle, weights.ffn_norm, nullptr);
+  linears_backward({TensorRole::kGate, TensorRole::kUp}, index, a_.normed, {b.gate, b.up}, a_.d_normed);
+  norm_backward(b.middle, weights.ffn_norm, b.inverse_rms_ffn);
 }
 
 void Pass::backward_attention(int64_t index) {
   const LayerWeights& weights = layer(index);
   BlockActivations& b = block(index);
-  const float* x = a_.block_inputs[static_cast<size_t>(index)];
-  linear_backward(TensorRole::kO, index, b.attended, a_.d_x, a_.d_attended, Output::kOverwrite);
+  const Activation x = a_.block_inputs[static_cast<size_t>(index)];
+  linears_backward({TensorRole::kO}, index, b.attended, {a_.d_x}, a_.d_attended);
   const AttentionArgs forward = attention_args(b);
   compute_.ops.attention_backward(compute_.context, {.dout = a_.d_attended,
                                                      .q = forward.q,
                                                      .k = forward.k,
                                                      .v = forward.v,
                                                      .out = forward.out,
+                                                     .out_stride = forward.out_stride,
                                                      .log_sum_exp = forward.log_sum_exp,
-                                                     .segment_starts = forward.segment_starts,
                                                      .segments = forward.segments,
                                                      .tokens = tokens_,
                                                      .query_heads = forward.query_heads,
@@ -310,12 +339,12 @@ void Pass::backward_attention(int64_t index) {
                                                      .dk = a_.d_key,
                                                      .dv = a_.d_value,
                                                      .precision = compute_.precision});
-  const auto rotate_back = [&](float* gradient, const float* input, const float* norm, const float* inverse,
+  const auto rotate_back = [&](Activation gradient, Activation input, const float* norm, const float* inverse,
                                int64_t heads) {
     compute_.ops.head_norm_rope_backward(compute_.context, {.dout = gradient,
                                                             .x = input,
                                                             .weight = norm,
-                                                            .positions = positions_.data(),
+                                                            .positions = a_.positions,
                                                             .inverse_rms = inverse,
                                                             .tokens = tokens_,
                                                             .heads = heads,
@@ -326,21 +355,11 @@ void Pass::backward_attention(int64_t index) {
   rotate_back(a_.d_query, b.query, weights.query_norm, b.inverse_rms_query, config_.num_heads);
   rotate_back(a_.d_key, b.key, weights.key_norm, b.inverse_rms_key, config_.num_kv_heads);
 
-  run_rms_norm(model_, compute_, x, weights.attention_norm, tokens_, a_.normed, nullptr);
+  norm(x, weights.attention_norm, nullptr);
   // Nothing is trained below the first block's projections: their input's gradient is not needed.
-  float* d_normed = index == 0 ? nullptr : a_.d_normed;
-  linear_backward(TensorRole::kQ, index, a_.normed, a_.d_query, d_normed, Output::kOverwrite);
-  linear_backward(TensorRole::kK, index, a_.normed, a_.d_key, d_normed, Output::kAccumulate);
-  linear_backward(TensorRole::kV, index, a_.normed, a_.d_value, d_normed, Output::kAccumulate);
-  if (index == 0) return;
-  compute_.ops.rms_norm_backward(compute_.context, {.dout = a_.d_normed,
-                                                    .x = x,
-                                                    .weight = weights.attention_norm,
-                                                    .inverse_rms = b.inverse_rms_attention,
-                                                    .tokens = tokens_,
-                                                    .width = config_.hidden_size,
-                                                    .dx = a_.d_x,
-                                                    .output = Output::kAccumulate});
+  linears_backward({TensorRole::kQ, TensorRole::kK, TensorRole::kV}, index, a_.normed,
+                   {a_.d_query, a_.d_key, a_.d_value}, index == 0 ? Activation() : a_.d_normed);
+  if (index > 0) norm_backward(x, weights.attention_norm, b.inverse_rms_attention);
 }
 
 void Pass::backward_block(int64_t index) {
@@ -350,7 +369,7 @@ void Pass::backward_block(int64_t index) {
   backward_attention(index);
 }
 
-void Pass::backward(std::span<float> gradient) {
+void Pass::backward(float* gradient) {
   gradient_ = gradient;
   for (int64_t index = config_.num_layers - 1; index >= 0; --index) backward_block(index);
 }
@@ -359,9 +378,11 @@ void Pass::all_logits(float* logits) {
   const int64_t width = config_.hidden_size;
   for (int64_t begin = 0; begin < tokens_; begin += a_.logit_rows) {
     const int64_t rows = std::min(a_.logit_rows, tokens_ - begin);
-    run_rms_norm(model_, compute_, a_.block_inputs.back() + begin * width, model_.final_norm, rows,
+    run_rms_norm(model_, compute_, a_.block_inputs.back().at(begin * width), model_.final_norm, rows,
                  a_.head_normed, nullptr);
-    run_linear(compute_, model_.lm_head, a_.head_normed, rows, logits + begin * config_.vocab_size);
+    run_linear(compute_, model_.lm_head, a_.head_normed, rows, a_.logits);
+    stream_.copy_out(logits + begin * config_.vocab_size, a_.logits,
+                     static_cast<size_t>(rows * config_.vocab_size) * sizeof(float));
   }
 }
 
@@ -369,22 +390,27 @@ const DropoutState kNoDropout;
 
 }  // namespace
 
-PassResult loss_of_batch(const Model& model, const Compute& compute, const TrainingBatch& batch,
-                         TrainingMemory& memory, float* per_label) {
-  Pass pass(model, compute, batch, kNoDropout, memory);
-  pass.forward();
-  return pass.loss(nullptr, per_label);
+int64_t count_labels(const TrainingBatch& batch) {
+  return std::count_if(batch.labels.begin(), batch.labels.end(),
+                       [](int32_t label) { return label != kNoLabel; });
 }
 
-PassResult forward_backward(const Model& model, const Compute& compute, const TrainingBatch& batch,
-                            const DropoutState& dropout, float loss_scale, TrainingMemory& memory,
-                            std::span<float> gradient) {
-  ONGGI_CHECK(model.adapter && gradient.size() == model.adapter->values.size());
+double loss_of_batch(const Model& model, const Compute& compute, const TrainingBatch& batch,
+                     TrainingMemory& memory, float* per_label) {
+  Pass pass(model, compute, batch, kNoDropout, memory);
+  pass.forward();
+  pass.loss(nullptr, per_label);
+  return memory.take_loss_sum();
+}
+
+void forward_backward(const Model& model, const Compute& compute, const TrainingBatch& batch,
+                      const DropoutState& dropout, float loss_scale, TrainingMemory& memory,
+                      float* gradient) {
+  ONGGI_CHECK(model.adapter != nullptr);
   Pass pass(model, compute, batch, dropout, memory);
   pass.forward();
-  const PassResult result = pass.loss(&loss_scale, nullptr);
-  if (result.label_tokens > 0) pass.backward(gradient);
-  return result;
+  pass.loss(&loss_scale, nullptr);
+  if (pass.label_count() > 0) pass.backward(gradient);
 }
 
 void logits_of_batch(const Model& model, const Compute& compute, const TrainingBatch& batch,
@@ -393,8 +419,8 @@ void logits_of_batch(const Model& model, const Compute& compute, const TrainingB
   pass.forward();
   pass.all_logits(logits);
   if (hidden != nullptr)
-    std::memcpy(hidden->out, pass.after_block(hidden->after_block),
-                batch.tokens.size() * static_cast<size_t>(model.config.hidden_size) * sizeof(float));
+    copy_out_as_f32(compute.stream(), pass.after_block(hidden->after_block),
+                    static_cast<int64_t>(batch.tokens.size()) * model.config.hidden_size, hidden->out);
 }
 
 }  // namespace onggi

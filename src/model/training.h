@@ -27,46 +27,66 @@ enum class ActivationPolicy {
   kRecomputeBlocks,  // only each block's input stays; backward runs the block's forward again
 };
 
-// Working memory of one pass. Planned from the configuration, allocated once.
+// How a device stores what a pass keeps.
+struct TrainingFormat {
+  DeviceKind device = DeviceKind::kCpu;
+  DType dtype = DType::kF32;  // of activations
+  int64_t row_padding = 0;    // OpTable::row_padding
+
+  static TrainingFormat of(const OpTable& ops, DeviceKind device, Precision precision, int64_t rank);
+};
+
+// What the size of a pass's memory follows from.
+struct TrainingShape {
+  const ModelConfig& config;
+  TrainingFormat format;
+  int64_t rank = 0;    // R, of the adapter
+  int64_t tokens = 0;  // T, the most of a pass
+  ActivationPolicy policy = ActivationPolicy::kKeepAll;
+};
+
+// Working memory of passes on one device. Planned from the configuration, allocated once.
 class TrainingMemory {
  public:
   // Room for passes of at most max_tokens tokens.
-  TrainingMemory(const Model& model, int64_t max_tokens, ActivationPolicy policy);
+  TrainingMemory(const Model& model, const Compute& compute, int64_t max_tokens, ActivationPolicy policy);
   ~TrainingMemory();
   // What the constructor would allocate, in bytes.
-  static uint64_t bytes(const ModelConfig& config, int64_t rank, int64_t max_tokens, ActivationPolicy policy);
+  static uint64_t bytes(const TrainingShape& shape);
 
   struct Arrays;
   Arrays& arrays() { return *arrays_; }
   int64_t max_tokens() const { return max_tokens_; }
   ActivationPolicy policy() const { return policy_; }
+  // The sum of the losses of all passes since the last call. Waits for the device: once per step.
+  double take_loss_sum();
 
  private:
   int64_t max_tokens_;
   ActivationPolicy policy_;
+  Stream& stream_;
   std::unique_ptr<Arrays> arrays_;
 };
 
-struct PassResult {
-  double loss_sum = 0;       // sum of cross-entropy over the labels of the batch
-  int64_t label_tokens = 0;  // their count
-};
+// Labels of a batch.
+int64_t count_labels(const TrainingBatch& batch);
 
-// Forward alone: the loss of a batch (validation). per_label, when not null, receives M losses.
-PassResult loss_of_batch(const Model& model, const Compute& compute, const TrainingBatch& batch,
-                         TrainingMemory& memory, float* per_label = nullptr);
+// Forward alone: the sum of cross-entropy over the labels of a batch (validation). per_label, when not null,
+// is a host array that receives M losses.
+double loss_of_batch(const Model& model, const Compute& compute, const TrainingBatch& batch,
+                     TrainingMemory& memory, float* per_label = nullptr);
 
-// Forward and backward: adds loss_scale * d(loss sum)/d(parameter) to `gradient`, which has the layout of
-// model.adapter->values. loss_scale is 1 / label tokens of the whole effective batch.
-PassResult forward_backward(const Model& model, const Compute& compute, const TrainingBatch& batch,
-                            const DropoutState& dropout, float loss_scale, TrainingMemory& memory,
-                            std::span<float> gradient);
+// Forward and backward: adds loss_scale * d(loss sum)/d(parameter) to `gradient`, an array on the device in
+// the layout of model.adapter->values, and the batch's loss to what memory.take_loss_sum() gives. loss_scale
+// is 1 / label tokens of the whole effective batch. Queues the work and does not wait for it.
+void forward_backward(const Model& model, const Compute& compute, const TrainingBatch& batch,
+                      const DropoutState& dropout, float loss_scale, TrainingMemory& memory, float* gradient);
 
-// Forward alone: all logits f32 [T, V] of a batch, for parity gates and golden tests. hidden, when not null,
-// receives the activations after the block of that index, f32 [T, C].
+// Forward alone: all logits f32 [T, V] of a batch into a host array, for parity gates and golden tests.
+// hidden, when not null, receives the activations after the block of that index, f32 [T, C].
 struct HiddenProbe {
   int64_t after_block = 0;
-  float* out = nullptr;
+  float* out = nullptr;  // host
 };
 void logits_of_batch(const Model& model, const Compute& compute, const TrainingBatch& batch,
                      TrainingMemory& memory, float* logits, const HiddenProbe* hidden = nullptr);

@@ -7,57 +7,78 @@
 namespace onggi {
 namespace {
 
-// Logits are computed for this many bytes of rows at a time; only rows with a label have any.
+// Logits are computed for this many bytes of rows at a time; only rows with a label have any. A GPU needs
+// more rows to be busy.
 constexpr int64_t kLogitChunkBytes = int64_t{64} << 20;
+constexpr int64_t kLogitChunkBytesOnGpu = int64_t{640} << 20;
 
-// Hands out consecutive, 64-byte aligned pieces; with a null base it only counts.
+constexpr int64_t kAlign = 256;  // bytes
+
+// Hands out consecutive, aligned pieces; with a null base it only counts.
 class Carver {
  public:
-  explicit Carver(float* base) : base_(base) {}
-  float* take(int64_t elements) {
-    float* piece = base_ == nullptr ? nullptr : base_ + used_;
-    used_ += (elements + 15) / 16 * 16;
-    return piece;
+  Carver(std::byte* base, DType dtype) : base_(base), dtype_(dtype) {}
+  Activation take(int64_t elements) { return {bytes(dtype_bytes(dtype_, elements)), dtype_}; }
+  template <typename T>
+  T* take_of(int64_t elements) {
+    return static_cast<T*>(bytes(elements * static_cast<int64_t>(sizeof(T))));
   }
   int64_t used() const { return used_; }
 
  private:
-  float* base_;
+  void* bytes(int64_t count) {
+    void* piece = base_ == nullptr ? nullptr : base_ + used_;
+    used_ += (count + kAlign - 1) / kAlign * kAlign;
+    return piece;
+  }
+
+  std::byte* base_;
+  DType dtype_;
   int64_t used_ = 0;
 };
 
-struct Plan {
-  const ModelConfig& config;
-  int64_t rank;
-  int64_t tokens;
-  ActivationPolicy policy;
-};
-
-void carve_block(Carver& carver, const Plan& plan, BlockActivations& block) {
+void carve_block(Carver& carver, const TrainingShape& plan, BlockActivations& block) {
   const ModelConfig& c = plan.config;
   const int64_t t = plan.tokens;
-  block.inverse_rms_attention = carver.take(t);
+  block.inverse_rms_attention = carver.take_of<float>(t);
   block.query = carver.take(t * c.q_size());
   block.key = carver.take(t * c.kv_size());
   block.value = carver.take(t * c.kv_size());
-  block.inverse_rms_query = carver.take(t * c.num_heads);
-  block.inverse_rms_key = carver.take(t * c.num_kv_heads);
+  block.inverse_rms_query = carver.take_of<float>(t * c.num_heads);
+  block.inverse_rms_key = carver.take_of<float>(t * c.num_kv_heads);
   block.rotated_query = carver.take(t * c.q_size());
   block.rotated_key = carver.take(t * c.kv_size());
-  block.attended = carver.take(t * c.q_size());
-  block.log_sum_exp = carver.take(t * c.num_heads);
+  block.attended = carver.take(t * (c.q_size() + plan.format.row_padding));
+  block.log_sum_exp = carver.take_of<float>(t * c.num_heads);
   block.middle = carver.take(t * c.hidden_size);
-  block.inverse_rms_ffn = carver.take(t);
+  block.inverse_rms_ffn = carver.take_of<float>(t);
   block.gate = carver.take(t * c.intermediate_size);
   block.up = carver.take(t * c.intermediate_size);
-  for (float*& u : block.lora_u) u = carver.take(t * plan.rank);
+  for (Activation& u : block.lora_u) u = carver.take(t * plan.rank);
 }
 
-// Sets every pointer of `arrays` and returns the floats used.
-int64_t carve(float* base, const Plan& plan, TrainingMemory::Arrays& arrays) {
+void carve_head(Carver& carver, const TrainingShape& plan, TrainingMemory::Arrays& arrays) {
   const ModelConfig& c = plan.config;
-  const int64_t t = plan.tokens;
-  Carver carver(base);
+  const int64_t bytes_per_row = c.vocab_size * static_cast<int64_t>(sizeof(float));
+  const bool on_gpu = plan.format.device == DeviceKind::kCuda;
+  arrays.logit_rows = std::clamp<int64_t>((on_gpu ? kLogitChunkBytesOnGpu : kLogitChunkBytes) / bytes_per_row,
+                                          1, plan.tokens);
+  arrays.head_input = carver.take(arrays.logit_rows * c.hidden_size);
+  arrays.head_normed = carver.take(arrays.logit_rows * c.hidden_size);
+  arrays.head_inverse = carver.take_of<float>(arrays.logit_rows);
+  arrays.logits = carver.take_of<float>(arrays.logit_rows * c.vocab_size);
+  arrays.d_logits = plan.format.dtype == DType::kF32 ? Activation(arrays.logits)
+                                                     : carver.take(arrays.logit_rows * c.vocab_size);
+  arrays.d_head = carver.take(arrays.logit_rows * c.hidden_size);
+  arrays.losses = carver.take_of<float>(plan.tokens);
+  arrays.loss_sum = carver.take_of<double>(1);
+}
+
+// Sets every pointer of `arrays` and returns the bytes used.
+int64_t carve(std::byte* base, const TrainingShape& plan, TrainingMemory::Arrays& arrays) {
+  const ModelConfig& c = plan.config;
+  const int64_t t = plan.tokens, padding = plan.format.row_padding;
+  Carver carver(base, plan.format.dtype);
   arrays.block_inputs.clear();
   for (int64_t i = 0; i <= c.num_layers; ++i) arrays.block_inputs.push_back(carver.take(t * c.hidden_size));
   arrays.blocks.assign(
@@ -65,11 +86,13 @@ int64_t carve(float* base, const Plan& plan, TrainingMemory::Arrays& arrays) {
   for (BlockActivations& block : arrays.blocks) carve_block(carver, plan, block);
 
   const int64_t widest = std::max({c.hidden_size, c.q_size(), c.intermediate_size});
-  arrays.normed = carver.take(t * c.hidden_size);
-  arrays.activated = carver.take(t * c.intermediate_size);
-  arrays.dropped = carver.take(t * widest);
-  arrays.d_dropped = carver.take(t * widest);
-  arrays.d_u = carver.take(t * plan.rank);
+  arrays.normed = carver.take(t * (c.hidden_size + padding));
+  arrays.activated = carver.take(t * (c.intermediate_size + padding));
+  // Kernels for whole adapted layers mask as they read.
+  const int64_t masked = plan.format.dtype == DType::kF32 ? t * widest : 0;
+  arrays.dropped = carver.take(masked);
+  arrays.d_dropped = carver.take(masked);
+  arrays.d_u = carver.take(t * plan.rank * kMaxLinearGroup);
   arrays.d_x = carver.take(t * c.hidden_size);
   arrays.d_normed = carver.take(t * c.hidden_size);
   arrays.d_activated = carver.take(t * c.intermediate_size);
@@ -77,38 +100,47 @@ int64_t carve(float* base, const Plan& plan, TrainingMemory::Arrays& arrays) {
   arrays.d_query = carver.take(t * c.q_size());
   arrays.d_key = carver.take(t * c.kv_size());
   arrays.d_value = carver.take(t * c.kv_size());
-
-  const int64_t bytes_per_row = c.vocab_size * static_cast<int64_t>(sizeof(float));
-  arrays.logit_rows = std::clamp<int64_t>(kLogitChunkBytes / bytes_per_row, 1, t);
-  arrays.head_input = carver.take(arrays.logit_rows * c.hidden_size);
-  arrays.head_normed = carver.take(arrays.logit_rows * c.hidden_size);
-  arrays.head_inverse = carver.take(arrays.logit_rows);
-  arrays.logits = carver.take(arrays.logit_rows * c.vocab_size);
-  arrays.d_head = carver.take(arrays.logit_rows * c.hidden_size);
-  arrays.losses = carver.take(t);
+  carve_head(carver, plan, arrays);
+  for (int32_t** array : {&arrays.tokens, &arrays.positions, &arrays.first_row, &arrays.end_row,
+                          &arrays.starts, &arrays.labels, &arrays.labelled})
+    *array = carver.take_of<int32_t>(t + 1);
   return carver.used();
 }
 
 }  // namespace
 
-TrainingMemory::TrainingMemory(const Model& model, int64_t max_tokens, ActivationPolicy policy)
-    : max_tokens_(max_tokens), policy_(policy), arrays_(std::make_unique<Arrays>()) {
+TrainingFormat TrainingFormat::of(const OpTable& ops, DeviceKind device, Precision precision, int64_t rank) {
+  return {device, ops.activation_dtype(precision), ops.row_padding(precision, rank)};
+}
+
+TrainingMemory::TrainingMemory(const Model& model, const Compute& compute, int64_t max_tokens,
+                               ActivationPolicy policy)
+    : max_tokens_(max_tokens),
+      policy_(policy),
+      stream_(compute.stream()),
+      arrays_(std::make_unique<Arrays>()) {
   ONGGI_CHECK(max_tokens > 0);
-  const Plan plan{model.config, model.adapter ? model.adapter->rank() : 0, max_tokens, policy};
-  const int64_t floats = carve(nullptr, plan, *arrays_);
-  constexpr int64_t kAlign = 16;  // floats
-  arrays_->memory = std::make_unique_for_overwrite<float[]>(static_cast<size_t>(floats + kAlign));
-  const auto misaligned =
-      static_cast<int64_t>(reinterpret_cast<uintptr_t>(arrays_->memory.get()) / sizeof(float)) % kAlign;
-  carve(arrays_->memory.get() + (kAlign - misaligned) % kAlign, plan, *arrays_);
+  const int64_t rank = model.adapter ? model.adapter->rank() : 0;
+  const TrainingFormat format =
+      TrainingFormat::of(compute.ops, stream_.device().kind, compute.precision, rank);
+  const TrainingShape plan{model.config, format, rank, max_tokens, policy};
+  arrays_->memory = stream_.allocate(static_cast<size_t>(carve(nullptr, plan, *arrays_)));
+  carve(arrays_->memory.as<std::byte>(), plan, *arrays_);
+  stream_.fill_zero(arrays_->loss_sum, sizeof(double));
 }
 
 TrainingMemory::~TrainingMemory() = default;
 
-uint64_t TrainingMemory::bytes(const ModelConfig& config, int64_t rank, int64_t max_tokens,
-                               ActivationPolicy policy) {
+uint64_t TrainingMemory::bytes(const TrainingShape& shape) {
   Arrays arrays;
-  return static_cast<uint64_t>(carve(nullptr, {config, rank, max_tokens, policy}, arrays)) * sizeof(float);
+  return static_cast<uint64_t>(carve(nullptr, shape, arrays));
+}
+
+double TrainingMemory::take_loss_sum() {
+  double sum = 0;
+  stream_.copy_out(&sum, arrays_->loss_sum, sizeof sum);
+  stream_.fill_zero(arrays_->loss_sum, sizeof sum);
+  return sum;
 }
 
 }  // namespace onggi

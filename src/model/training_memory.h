@@ -9,51 +9,63 @@ namespace onggi {
 
 inline constexpr int kProjections = 7;
 
-// What one block keeps for its backward.
+// What one block keeps for its backward. Activations are in the run's dtype; "padded" rows are
+// OpTable::row_padding longer than the shape says.
 struct BlockActivations {
-  float* inverse_rms_attention;  // f32 [T]
-  float* query;                  // f32 [T, Hq, D] before norm and rotation
-  float* key;                    // f32 [T, Hkv, D] likewise
-  float* value;                  // f32 [T, Hkv, D]
-  float* inverse_rms_query;      // f32 [T, Hq]
-  float* inverse_rms_key;        // f32 [T, Hkv]
-  float* rotated_query;          // f32 [T, Hq, D]
-  float* rotated_key;            // f32 [T, Hkv, D]
-  float* attended;               // f32 [T, Hq, D]
-  float* log_sum_exp;            // f32 [T, Hq]
-  float* middle;                 // f32 [T, C], after attention's residual
-  float* inverse_rms_ffn;        // f32 [T]
-  float* gate;                   // f32 [T, F]
-  float* up;                     // f32 [T, F]
-  float* lora_u[kProjections];   // f32 [T, R], A dropout(x) of each projection
+  float* inverse_rms_attention;     // f32 [T]
+  Activation query;                 // [T, Hq, D] before norm and rotation
+  Activation key;                   // [T, Hkv, D] likewise
+  Activation value;                 // [T, Hkv, D]
+  float* inverse_rms_query;         // f32 [T, Hq]
+  float* inverse_rms_key;           // f32 [T, Hkv]
+  Activation rotated_query;         // [T, Hq, D]
+  Activation rotated_key;           // [T, Hkv, D]
+  Activation attended;              // [T, Hq, D], padded
+  float* log_sum_exp;               // f32 [T, Hq]
+  Activation middle;                // [T, C], after attention's residual
+  float* inverse_rms_ffn;           // f32 [T]
+  Activation gate;                  // [T, F]
+  Activation up;                    // [T, F]
+  Activation lora_u[kProjections];  // [T, R], A dropout(x) of each projection
 };
 
 struct TrainingMemory::Arrays {
-  std::vector<float*> block_inputs;      // L + 1 of f32 [T, C]; the last is the last block's output
+  std::vector<Activation> block_inputs;  // L + 1 of [T, C]; the last is the last block's output
   std::vector<BlockActivations> blocks;  // L of them, or one that all blocks share (kRecomputeBlocks)
 
-  float* normed;       // f32 [T, C]
-  float* activated;    // f32 [T, F], silu(gate) * up
-  float* dropped;      // f32 [T, max(C, Hq D, F)], the input of a LoRA pair after dropout
-  float* d_dropped;    // f32 [T, max(C, Hq D, F)], its gradient
-  float* d_u;          // f32 [T, R]
-  float* d_x;          // f32 [T, C], gradient of the residual stream
-  float* d_normed;     // f32 [T, C]
-  float* d_activated;  // f32 [T, F], gradient of silu(gate) * up
-  float* d_attended;   // f32 [T, Hq, D]
-  float* d_query;      // f32 [T, Hq, D]
-  float* d_key;        // f32 [T, Hkv, D]
-  float* d_value;      // f32 [T, Hkv, D]
+  Activation normed;       // [T, C], padded
+  Activation activated;    // [T, F], padded: silu(gate) * up
+  Activation dropped;      // [T, max(C, Hq D, F)], the input of a LoRA pair after dropout; f32 runs alone
+  Activation d_dropped;    // [T, max(C, Hq D, F)], its gradient; f32 runs alone
+  Activation d_u;          // [T, R] for each linear of a group
+  Activation d_x;          // [T, C], gradient of the residual stream
+  Activation d_normed;     // [T, C]
+  Activation d_activated;  // [T, F], gradient of silu(gate) * up
+  Activation d_attended;   // [T, Hq, D]
+  Activation d_query;      // [T, Hq, D]
+  Activation d_key;        // [T, Hkv, D]
+  Activation d_value;      // [T, Hkv, D]
 
-  int64_t logit_rows;   // labels per chunk of the loss
-  float* head_input;    // f32 [logit_rows, C], gathered
-  float* head_normed;   // f32 [logit_rows, C]
-  float* head_inverse;  // f32 [logit_rows]
-  float* logits;        // f32 [logit_rows, V]
-  float* d_head;        // f32 [logit_rows, C]
-  float* losses;        // f32 [T]
+  int64_t logit_rows;      // labels per chunk of the loss
+  Activation head_input;   // [logit_rows, C], gathered
+  Activation head_normed;  // [logit_rows, C]
+  float* head_inverse;     // f32 [logit_rows]
+  float* logits;           // f32 [logit_rows, V]
+  Activation d_logits;     // [logit_rows, V]; the logits themselves in f32 runs
+  Activation d_head;       // [logit_rows, C]
+  float* losses;           // f32 [T]
+  double* loss_sum;        // f64, over all passes since it was last taken
 
-  std::unique_ptr<float[]> memory;
+  // What the batch looks like, copied to the device: i32.
+  int32_t* tokens;     // [T]
+  int32_t* positions;  // [T]
+  int32_t* first_row;  // [T]
+  int32_t* end_row;    // [T]
+  int32_t* starts;     // [T + 1]; S + 1 in use
+  int32_t* labels;     // [T]; M in use
+  int32_t* labelled;   // [T]; M in use: the rows that have a label
+
+  Buffer memory;
 };
 
 }  // namespace onggi

@@ -31,7 +31,7 @@ class Converter {
   explicit Converter(StageContext& context)
       : context_(context),
         config_(context.config),
-        session_(context.threads, training_precision(context.config)) {}
+        session_(context.device, context.threads, training_precision(context.config)) {}
   StageOutcome run();
 
  private:
@@ -66,7 +66,8 @@ nlohmann::ordered_json Converter::convert(const std::string& type) {
   for (const std::string& warning : result.warnings) context_.reporter.warn(warning);
   context_.reporter.say(text("{}: {}, {:.2f} bits per weight, relative error {:.2e}", options.output.string(),
                              bytes_text(result.file_bytes), result.bits_per_weight, result.relative_error));
-  const LoadedModel model = load_chat_model(options.output, {}, context_.threads);
+  const LoadedModel model =
+      load_chat_model(options.output, {}, context_.threads, context_.device.placement());
   const ParityResult parity = reference_->compare(
       model, session_.compute(), options.output.filename().string(), config_.parity_bound(type));
   ParityGate(context_.reporter).check(parity);
@@ -136,7 +137,7 @@ StageOutcome Converter::run() {
   require_results(context_, "merge");
   const fs::path merged = config_.merged_dir();
   {
-    const LoadedModel model = load_chat_model(merged, {}, context_.threads);
+    const LoadedModel model = load_chat_model(merged, {}, context_.threads, context_.device.placement());
     const StageData data = load_stage_data(config_, model.tokenizer, ChatTemplate::of(model.tokenizer));
     prompts_ = parity_prompts(config_, data.training);
     reference_.emplace(model, session_.compute(), prompts_, config_.parity.max_new_tokens, merged.string());

@@ -49,7 +49,7 @@ nlohmann::ordered_json Deployment::compare() {
 }
 
 void Deployment::start(const fs::path& gguf) {
-  LoadedModel model = load_chat_model(gguf, {}, context_.threads);
+  LoadedModel model = load_chat_model(gguf, {}, context_.threads, context_.device.placement());
   tokenizer_ = model.tokenizer;
   vocabulary_ = model.model->config.vocab_size;
   const Dataset training = load_dataset(config_.data.train_file);
@@ -57,7 +57,7 @@ void Deployment::start(const fs::path& gguf) {
   question_ = training.rows.front().question;
   {
     // The file's own answers, before the service takes the threads.
-    ComputeSession session(context_.threads, Precision::kFast);
+    ComputeSession session(context_.device, context_.threads, Precision::kFast);
     reference_.emplace(model, session.compute(), prompts_, config_.parity.max_new_tokens, gguf.string());
   }
   options_ = plan_engine(config_.server, *model.model, context_.memory_budget());
@@ -75,7 +75,7 @@ void Deployment::start(const fs::path& gguf) {
     service_ = std::make_unique<Service>(server);
   }
   service_->start();
-  auto runner = make_runner(model.model, cpu_ops(), context_.threads, options_.precision);
+  auto runner = make_runner(model.model, context_.device, context_.threads, options_.precision);
   service_->load(std::move(model), std::move(runner), options_, {{config_.ollama_name()}, ""});
 }
 

@@ -27,7 +27,7 @@ class Merger {
       : context_(context),
         config_(context.config),
         base_(base_folder(context)),
-        session_(context.threads, training_precision(context.config)) {}
+        session_(context.device, context.threads, training_precision(context.config)) {}
 
   StageOutcome run();
 
@@ -50,7 +50,7 @@ class Merger {
 void Merger::measure_reference() {
   const LoadedModel unmerged =
       load_chat_model(base_, {.quantization = base_quantization(config_), .adapter = config_.adapter_dir()},
-                      context_.threads);
+                      context_.threads, context_.device.placement());
   StageData data = load_stage_data(config_, unmerged.tokenizer, ChatTemplate::of(unmerged.tokenizer));
   // What was taught must survive, and so must what was not: the loss is measured over both.
   samples_ = std::move(data.training_samples.samples);
@@ -82,7 +82,8 @@ Candidate Merger::make(MergeBase base) {
   candidate.merged = merge_adapter(options, context_.threads);
   context_.reporter.progress_ends();
   for (const std::string& warning : candidate.merged.warnings) context_.reporter.warn(warning);
-  const LoadedModel model = load_chat_model(candidate.folder, {}, context_.threads);
+  const LoadedModel model =
+      load_chat_model(candidate.folder, {}, context_.threads, context_.device.placement());
   candidate.loss = mean_loss(*model.model, session_.compute(), samples_);
   candidate.parity = reference_->compare(model, session_.compute(),
                                          text("merged ({})", merge_base_name(base)), config_.parity.merged);

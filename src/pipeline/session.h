@@ -6,21 +6,10 @@
 
 #include "data/samples.h"
 #include "infer/chat_model.h"
+#include "model/compute_device.h"
 #include "pipeline/stage.h"
 
 namespace onggi {
-
-// The CPU's kernels with scratch memory, in the configured precision.
-class ComputeSession {
- public:
-  ComputeSession(ThreadPool& threads, Precision precision)
-      : scratch_(threads.size()), compute_{cpu_ops(), {threads, scratch_}, precision} {}
-  const Compute& compute() const { return compute_; }
-
- private:
-  Scratch scratch_;
-  Compute compute_;
-};
 
 // bfloat16 or float32, from quantization.bnb_4bit_compute_dtype.
 Precision training_precision(const Config& config);

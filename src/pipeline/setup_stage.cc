@@ -48,8 +48,8 @@ StageOutcome run_setup(StageContext& context) {
   context.reporter.say(text("base model: {} ({})", location.folder.string(), source));
 
   // The seed's smoke test: does the model answer at all?
-  const LoadedModel model = load_chat_model(location.folder, {}, context.threads);
-  ComputeSession session(context.threads, Precision::kFast);
+  const LoadedModel model = load_chat_model(location.folder, {}, context.threads, context.device.placement());
+  ComputeSession session(context.device, context.threads, Precision::kFast);
   const nlohmann::ordered_json greeting = {{{"role", "user"}, {"content", "안녕하세요"}}};
   const auto prompt = render_prompt(model, greeting);
   const GreedyAnswer answer = greedy_answer(*model.model, session.compute(), prompt, 32);

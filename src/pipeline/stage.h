@@ -9,7 +9,7 @@
 #include "base/threads.h"
 #include "config/config.h"
 #include "device/machine.h"
-#include "model/model.h"
+#include "model/compute_device.h"
 #include "pipeline/manifest.h"
 #include "pipeline/reporter.h"
 
@@ -22,8 +22,9 @@ struct StageContext {
   Manifest& manifest;
   Reporter& reporter;
   ThreadPool& threads;
+  ComputeDevice& device;  // that the configuration asks for; opened by the command
 
-  // Bytes that this process may use: memory_budget, or what is free now.
+  // Bytes that this process may use of the device's memory: memory_budget, or what is free now.
   uint64_t memory_budget() const;
 };
 

@@ -32,8 +32,8 @@ StageOutcome run_train(StageContext& context) {
   const fs::path base = base_folder(context);
   const std::string base_hash = require_results(context, "setup").value("weights_sha256", "");
 
-  LoadedModel loaded =
-      load_chat_model(base, {.quantization = base_quantization(config), .adapter = {}}, context.threads);
+  LoadedModel loaded = load_chat_model(base, {.quantization = base_quantization(config), .adapter = {}},
+                                       context.threads, context.device.placement());
   const ChatTemplate chat = ChatTemplate::of(loaded.tokenizer);
   StageData data = load_stage_data(config, loaded.tokenizer, chat);
   context.reporter.say(data.training_samples.report.to_text());
@@ -45,7 +45,7 @@ StageOutcome run_train(StageContext& context) {
       sha256_hex(base_hash + data.training.sha256 + sha256_hex(chat.text()) +
                  std::string(name_of(data.training.think)) + std::to_string(config.cutoff_len) +
                  (config.data.train_on_prompt ? "all" : "answers") + config.data.system);
-  ComputeSession session(context.threads, training_precision(config));
+  ComputeSession session(context.device, context.threads, training_precision(config));
   double smoothed = 0;
   const auto on_step = [&](const StepRecord& record) {
     smoothed = record.step == 1 || smoothed == 0 ? record.loss : 0.9 * smoothed + 0.1 * record.loss;

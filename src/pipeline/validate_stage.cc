@@ -67,10 +67,10 @@ StageOutcome run_validate(StageContext& context) {
   const auto training = require_results(context, "train");
   const LoadedModel tuned = load_chat_model(
       base_folder(context), {.quantization = base_quantization(config), .adapter = config.adapter_dir()},
-      context.threads);
+      context.threads, context.device.placement());
   const ChatTemplate chat = ChatTemplate::of(tuned.tokenizer);
   const StageData data = load_stage_data(config, tuned.tokenizer, chat);
-  ComputeSession session(context.threads, training_precision(config));
+  ComputeSession session(context.device, context.threads, training_precision(config));
 
   check_trained_prompts(tuned, data);
   check_graphs(tuned, session.compute(), data.training_samples.samples, context.reporter);

@@ -15,6 +15,11 @@ constexpr double kMiB = 1024.0 * 1024.0;
 uint64_t scratch_bytes(const TrainingNeeds& needs, int64_t tokens) {
   const ModelConfig& c = needs.model;
   const auto widest = static_cast<uint64_t>(std::max({c.hidden_size, c.q_size(), c.intermediate_size}));
+  if (needs.format.device == DeviceKind::kCuda) {
+    // The largest weight as bf16, and the workspace of the matrix library.
+    const auto columns = static_cast<uint64_t>(c.hidden_size + needs.format.row_padding);
+    return widest * columns * sizeof(uint16_t) + (uint64_t{64} << 20);
+  }
   const uint64_t tile_rows = 512;
   return static_cast<uint64_t>(needs.threads) * tile_rows * widest * sizeof(float) +
          static_cast<uint64_t>(tokens) * widest * sizeof(float);
@@ -29,7 +34,7 @@ TrainingPlan plan_for(const TrainingNeeds& needs, int64_t tokens, ActivationPoli
       {text("LoRA weights, gradients and AdamW state"), needs.lora_parameters * 4 * sizeof(float)},
       {policy == ActivationPolicy::kKeepAll ? text("activations, all kept")
                                             : text("activations, blocks recomputed"),
-       TrainingMemory::bytes(needs.model, needs.rank, tokens, policy)},
+       TrainingMemory::bytes({needs.model, needs.format, needs.rank, tokens, policy})},
       {text("working memory of kernels"), scratch_bytes(needs, tokens)},
   };
   for (const MemoryItem& item : plan.items) plan.total_bytes += item.bytes;

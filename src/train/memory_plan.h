@@ -26,6 +26,7 @@ struct TrainingPlan {
 
 struct TrainingNeeds {
   const ModelConfig& model;
+  TrainingFormat format = {};    // of the device
   uint64_t weight_bytes = 0;     // of the loaded base
   uint64_t lora_parameters = 0;  // elements
   int64_t rank = 0;

@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "base/process.h"
 #include "base/text.h"
+#include "device/device_twin.h"
 #include "train/schedule.h"
 
 namespace onggi {
@@ -116,11 +117,14 @@ class Trainer {
         folder_(folder),
         info_{config.lora.lora_dropout, config.model_name} {
     ONGGI_CHECK(!data.train.empty());
-    model_.adapter.emplace(model.config, target_roles(config), config.lora.r, config.lora.lora_alpha);
+    model_.adapter = std::make_shared<LoraParameters>(model.config, target_roles(config), config.lora.r,
+                                                      config.lora.lora_alpha);
     model_.adapter->initialise(config.seed);
     const int64_t step_samples =
         config.training.per_device_train_batch_size * config.training.gradient_accumulation_steps;
     plan_ = plan_training(config, {.model = model.config,
+                                   .format = TrainingFormat::of(compute.ops, compute.stream().device().kind,
+                                                                compute.precision, config.lora.r),
                                    .weight_bytes = model.weight_bytes,
                                    .lora_parameters = parameters().values.size(),
                                    .rank = config.lora.r,
@@ -156,7 +160,9 @@ class Trainer {
   AdapterInfo info_;
   TrainingPlan plan_;
   TrainerState state_;
-  std::vector<float> gradient_;
+  DeviceTwin first_moment_, second_moment_;  // of the vectors in state_
+  Buffer gradient_;                          // f32, the layout of the adapter's values
+  Buffer squared_norm_;                      // f64
   std::unique_ptr<TrainingMemory> memory_;
   int64_t resumed_from_ = 0;
 };
@@ -173,8 +179,13 @@ void Trainer::restore_or_start() {
     state_.second_moment.assign(parameters().values.size(), 0.0f);
   }
   state_.fingerprint = fingerprint;
-  gradient_.assign(parameters().values.size(), 0.0f);
-  memory_ = std::make_unique<TrainingMemory>(model_, plan_.tokens_per_pass, plan_.policy);
+  Stream& stream = compute_.stream();
+  parameters().place(stream);
+  first_moment_.place(stream, state_.first_moment);
+  second_moment_.place(stream, state_.second_moment);
+  gradient_ = stream.allocate(parameters().values.size() * sizeof(float));
+  squared_norm_ = stream.allocate(sizeof(double));
+  memory_ = std::make_unique<TrainingMemory>(model_, compute_, plan_.tokens_per_pass, plan_.policy);
 }
 
 // The passes of one optimiser step: as many samples side by side as the plan allows, or micro-batches one by
@@ -213,23 +224,24 @@ StepRecord Trainer::step(EpochSampler& sampler) {
   StepRecord record;
   record.step = state_.step + 1;
   for (const PackedBatch& pass : passes) record.label_tokens += static_cast<int64_t>(pass.label_count());
-  std::fill(gradient_.begin(), gradient_.end(), 0.0f);
+  Stream& stream = compute_.stream();
+  stream.fill_zero(gradient_.data(), gradient_.bytes());
   const float loss_scale = 1.0f / static_cast<float>(std::max<int64_t>(record.label_tokens, 1));
-  double loss_sum = 0;
   for (size_t i = 0; i < passes.size(); ++i) {
     const DropoutState dropout{config_.lora.lora_dropout, config_.seed,
                                static_cast<uint64_t>(state_.step) * indices.size() + i};
-    loss_sum +=
-        forward_backward(model_, compute_, view_of(passes[i]), dropout, loss_scale, *memory_, gradient_)
-            .loss_sum;
+    forward_backward(model_, compute_, view_of(passes[i]), dropout, loss_scale, *memory_,
+                     gradient_.as<float>());
     record.tokens += static_cast<int64_t>(passes[i].tokens.size());
   }
-  record.loss = loss_sum / static_cast<double>(std::max<int64_t>(record.label_tokens, 1));
+  compute_.ops.sum_of_squares(compute_.context, {.x = gradient_.as<float>(),
+                                                 .elements = static_cast<int64_t>(parameters().values.size()),
+                                                 .sum = squared_norm_.as<double>()});
+  // Here the device is waited for, once a step.
+  record.loss = memory_->take_loss_sum() / static_cast<double>(std::max<int64_t>(record.label_tokens, 1));
   check_finite(record.loss, "loss", indices);
   double squares = 0;
-  compute_.ops.sum_of_squares(
-      compute_.context,
-      {.x = gradient_.data(), .elements = static_cast<int64_t>(gradient_.size()), .sum = &squares});
+  stream.copy_out(&squares, squared_norm_.data(), sizeof squares);
   record.gradient_norm = std::sqrt(squares);
   check_finite(record.gradient_norm, "gradient", indices);
   update(record);
@@ -246,34 +258,33 @@ StepRecord Trainer::step(EpochSampler& sampler) {
 void Trainer::update(StepRecord& record) {
   const TrainingConfig& t = config_.training;
   record.learning_rate = learning_rate_at(t, state_.step);
-  // As torch.nn.utils.clip_grad_norm_: the small term keeps the quotient finite.
-  double scale = 1.0;
-  if (t.max_grad_norm > 0) scale = std::min(1.0, t.max_grad_norm / (record.gradient_norm + 1e-6));
-  compute_.ops.adamw(compute_.context, {.weights = parameters().values.data(),
-                                        .gradient = gradient_.data(),
-                                        .first_moment = state_.first_moment.data(),
-                                        .second_moment = state_.second_moment.data(),
-                                        .elements = static_cast<int64_t>(gradient_.size()),
-                                        .gradient_scale = static_cast<float>(scale),
-                                        .learning_rate = static_cast<float>(record.learning_rate),
-                                        .beta1 = static_cast<float>(t.adam_beta1),
-                                        .beta2 = static_cast<float>(t.adam_beta2),
-                                        .epsilon = static_cast<float>(t.adam_epsilon),
-                                        .weight_decay = static_cast<float>(t.weight_decay),
-                                        .step = state_.step + 1});
+  compute_.ops.adamw(compute_.context,
+                     {.weights = parameters().device_values(),
+                      .gradient = gradient_.as<float>(),
+                      .first_moment = first_moment_.data(state_.first_moment),
+                      .second_moment = second_moment_.data(state_.second_moment),
+                      .elements = static_cast<int64_t>(parameters().values.size()),
+                      .sum_of_squares = t.max_grad_norm > 0 ? squared_norm_.as<double>() : nullptr,
+                      .max_norm = t.max_grad_norm,
+                      .learning_rate = static_cast<float>(record.learning_rate),
+                      .beta1 = static_cast<float>(t.adam_beta1),
+                      .beta2 = static_cast<float>(t.adam_beta2),
+                      .epsilon = static_cast<float>(t.adam_epsilon),
+                      .weight_decay = static_cast<float>(t.weight_decay),
+                      .step = state_.step + 1});
 }
 
 double Trainer::evaluate() {
   std::vector<uint32_t> order(data_.validation.size());
   for (size_t i = 0; i < order.size(); ++i) order[i] = static_cast<uint32_t>(i);
-  PassResult sum;
+  double loss_sum = 0;
+  int64_t label_tokens = 0;
   for (const auto& group : plan_packs(data_.validation, order, static_cast<size_t>(plan_.tokens_per_pass))) {
     const PackedBatch batch = pack(data_.validation, group);
-    const PassResult result = loss_of_batch(model_, compute_, view_of(batch), *memory_);
-    sum.loss_sum += result.loss_sum;
-    sum.label_tokens += result.label_tokens;
+    loss_sum += loss_of_batch(model_, compute_, view_of(batch), *memory_);
+    label_tokens += static_cast<int64_t>(batch.label_count());
   }
-  return sum.loss_sum / static_cast<double>(std::max<int64_t>(sum.label_tokens, 1));
+  return loss_sum / static_cast<double>(std::max<int64_t>(label_tokens, 1));
 }
 
 bool Trainer::judge(double evaluation_loss) {
@@ -289,6 +300,9 @@ bool Trainer::judge(double evaluation_loss) {
 }
 
 void Trainer::save(int64_t step) {
+  parameters().download();
+  first_moment_.download(state_.first_moment);
+  second_moment_.download(state_.second_moment);
   save_checkpoint(checkpoint_path(step), parameters(), model_.config, info_, state_);
   drop_old_checkpoints();
 }
@@ -341,6 +355,7 @@ TrainResult Trainer::run(const std::function<void(const StepRecord&)>& on_step) 
   result.plan = plan_;
   if (t.load_best_model_at_end && state_.best_step > 0 && state_.best_step != state_.step)
     load_checkpoint(checkpoint_path(state_.best_step), model_.config, parameters());
+  parameters().upload();
   save_adapter(parameters(), model_.config, info_, folder_.string());
   return result;
 }

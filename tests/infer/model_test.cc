@@ -36,7 +36,7 @@ class OnggiMini : public testing::Test {
     options.precision = Precision::kF32;
     options.context_length = 512;
     return std::make_unique<Engine>(loaded_->model->config, loaded_->tokenizer,
-                                    make_runner(loaded_->model, cpu_ops(), *threads_, options.precision),
+                                    make_runner(loaded_->model, device_, *threads_, options.precision),
                                     options);
   }
   static GenerationRequest greedy(const std::vector<int32_t>& prompt, int64_t tokens) {
@@ -53,6 +53,7 @@ class OnggiMini : public testing::Test {
   }
   static const Json& generations() { return reference_->at("generate"); }
 
+  static inline ComputeDevice device_{Device{}};
   static ThreadPool* threads_;
   static LoadedModel* loaded_;
   static Json* reference_;
@@ -124,11 +125,10 @@ TEST_F(OnggiMini, ScoresAsTheReferenceLogitsSay) {
   std::memcpy(ids.data(), ids_view.data, length * sizeof(int32_t));
   const auto* logits = static_cast<const float*>(logits_view.data);
 
-  Scratch scratch(threads_->size());
-  const Compute compute{cpu_ops(), {*threads_, scratch}, Precision::kF32};
+  const ComputeSession session(device_, *threads_, Precision::kF32);
   ScoreOptions options;
   options.chunk = 3;
-  const Score result = score(*loaded_->model, compute, ids, options);
+  const Score result = score(*loaded_->model, session.compute(), ids, options);
   ASSERT_EQ(result.logprobs.size(), length - 1);
   double sum = 0;
   for (size_t i = 0; i + 1 < length; ++i) {
@@ -141,7 +141,7 @@ TEST_F(OnggiMini, ScoresAsTheReferenceLogitsSay) {
   }
   EXPECT_NEAR(result.mean_nll, sum / static_cast<double>(length - 1), 4e-3);
 
-  const std::vector<float> rows = logit_rows_of(*loaded_->model, compute, ids, 2, options);
+  const std::vector<float> rows = logit_rows_of(*loaded_->model, session.compute(), ids, 2, options);
   ASSERT_EQ(rows.size(), (length - 2) * vocabulary);
   for (size_t i = 0; i < length - 2; ++i) {
     const std::span<const float> ours(rows.data() + i * vocabulary, vocabulary);
@@ -150,8 +150,8 @@ TEST_F(OnggiMini, ScoresAsTheReferenceLogitsSay) {
     EXPECT_LT(kl_divergence(ours, theirs), 1e-5) << i;
   }
   const std::vector<int32_t> too_long(loaded_->model->config.max_position_embeddings + 1, 5);
-  EXPECT_THROW(score(*loaded_->model, compute, too_long), InputError);
-  EXPECT_THROW(score(*loaded_->model, compute, std::vector<int32_t>{8192}), InputError);
+  EXPECT_THROW(score(*loaded_->model, session.compute(), too_long), InputError);
+  EXPECT_THROW(score(*loaded_->model, session.compute(), std::vector<int32_t>{8192}), InputError);
 }
 
 TEST(Score, DivergenceOfKnownRows) {

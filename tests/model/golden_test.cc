@@ -8,21 +8,24 @@
 #include <nlohmann/json.hpp>
 
 #include "model/inference.h"
+#include "model/training.h"
+#include "tests/devices.h"
 
 namespace onggi {
 namespace {
 
-// Every table of kernels that this build has must meet the reference.
-class Golden : public ::testing::TestWithParam<const OpTable*> {
+// The kernels of every device must meet the reference.
+class Golden : public ::testing::TestWithParam<TestDevice> {
  protected:
-  ThreadPool threads{2};
-  Scratch scratch{2};
-  Compute compute{*GetParam(), {threads, scratch}, Precision::kF32};
+  TestCompute session{GetParam(), Precision::kF32};
+  const Compute& compute = session.compute;
+  bool is_slow() const { return GetParam().pace == TestDevice::Pace::kSlow; }
 
   void expect_logits(const std::string& file_name, LoadQuantization quantization, double bound) {
     const SafetensorsReader golden(file_name), prompts("tests/golden/logits.safetensors");
-    const auto model = load_model(kMini, {.quantization = quantization, .adapter = {}}, threads);
-    TrainingMemory memory(*model, 64, ActivationPolicy::kKeepAll);
+    const auto model = load_model(kMini, {.quantization = quantization, .adapter = {}}, session.threads,
+                                  session.placement());
+    TrainingMemory memory(*model, compute, 64, ActivationPolicy::kKeepAll);
     for (int prompt = 0; prompt < 4; ++prompt) {
       const std::string suffix = "." + std::to_string(prompt);
       const PlainBatch batch(ids_of(prompts, "ids" + suffix));
@@ -52,13 +55,13 @@ TEST_P(Golden, LogitsOfTheNf4Model) {
 
 TEST_P(Golden, GreedyContinuationsOverTheCache) {
   const auto json = nlohmann::json::parse(std::ifstream("tests/golden/reference.json"));
-  const auto model = load_model(kMini, {}, threads);
+  const auto model = load_model(kMini, {}, session.threads, session.placement());
   for (const auto& entry : json.at("generate")) {
     const auto prompt = entry.at("prompt_ids").get<std::vector<int32_t>>();
     const auto expected = entry.at("greedy_ids").get<std::vector<int32_t>>();
-    KvCache cache(model->config, 16, DType::kF32);
+    KvCache cache(model->config, 16, DType::kF32, compute.stream());
     KvSequence sequence(cache);
-    InferenceBuffers buffers;
+    InferenceBuffers buffers(compute.stream());
     std::vector<int32_t> generated, next = prompt;
     while (generated.size() < expected.size()) {
       ASSERT_TRUE(sequence.reserve(sequence.length() + static_cast<int64_t>(next.size())));
@@ -101,21 +104,28 @@ struct PackedSamples {
 // How the samples of a step are run: the results must not differ.
 enum class Packing { kOneBatch, kOneByOne };
 
-void run_steps(const Compute& compute, ThreadPool& threads, Packing packing, ActivationPolicy policy,
-               int steps) {
+void run_steps(TestCompute& session, Packing packing, ActivationPolicy policy, int steps) {
+  const Compute& compute = session.compute;
+  Stream& stream = compute.stream();
   const auto train = nlohmann::json::parse(std::ifstream("tests/golden/reference.json")).at("train");
   const auto samples = golden_samples(train);
-  const auto model = load_model(kMini, {.quantization = LoadQuantization::kNf4, .adapter = {}}, threads);
-  model->adapter.emplace(model->config, lora_target_roles(), 16, 16.0);
+  const auto model = load_model(kMini, {.quantization = LoadQuantization::kNf4, .adapter = {}},
+                                session.threads, session.placement());
+  model->adapter = std::make_shared<LoraParameters>(model->config, lora_target_roles(), 16, 16.0);
   LoraParameters& parameters = *model->adapter;
   read_golden_adapter("tests/golden/lora_init.safetensors", model->config, parameters, parameters.values);
-  TrainingMemory memory(*model, 512, policy);
-  const size_t count = parameters.values.size();
-  std::vector<float> gradient(count), first(count), second(count);
+  parameters.place(stream);
+  TrainingMemory memory(*model, compute, 512, policy);
+  const size_t count = parameters.values.size(), bytes = count * sizeof(float);
+  std::vector<float> gradient(count);
+  const Buffer device_gradient = stream.allocate(bytes), first = stream.allocate(bytes),
+               second = stream.allocate(bytes), device_squares = stream.allocate(sizeof(double));
+  stream.fill_zero(first.data(), bytes);
+  stream.fill_zero(second.data(), bytes);
   const double learning_rate = train.at("lr0");
   const int total_steps = train.at("steps");
   for (int step = 0; step < steps; ++step) {
-    std::fill(gradient.begin(), gradient.end(), 0.0f);
+    stream.fill_zero(device_gradient.data(), bytes);
     std::vector<PackedSamples> passes;
     int64_t labels = 0;
     for (int i = 0; i < 4; ++i) {
@@ -123,12 +133,11 @@ void run_steps(const Compute& compute, ThreadPool& threads, Packing packing, Act
       passes.back().add(samples[static_cast<size_t>((4 * step + i) % 5)]);
     }
     for (const auto& pass : passes) labels += pass.label_count();
-    double loss = 0;
     for (const auto& pass : passes)
-      loss += forward_backward(*model, compute, {pass.ids, pass.labels, pass.starts}, {},
-                               1.0f / static_cast<float>(labels), memory, gradient)
-                  .loss_sum;
-    loss /= static_cast<double>(labels);
+      forward_backward(*model, compute, {pass.ids, pass.labels, pass.starts}, {},
+                       1.0f / static_cast<float>(labels), memory, device_gradient.as<float>());
+    const double loss = memory.take_loss_sum() / static_cast<double>(labels);
+    stream.copy_out(gradient.data(), device_gradient.data(), bytes);
     const auto& expected = train.at("log").at(static_cast<size_t>(step));
     ASSERT_EQ(labels, expected.at("label_tokens").get<int64_t>());
     const double expected_loss = expected.at("loss");
@@ -137,7 +146,9 @@ void run_steps(const Compute& compute, ThreadPool& threads, Packing packing, Act
       EXPECT_NEAR(loss / expected_loss, 1.0, 1e-3) << "step " << step + 1;
     }
     double squares = 0;
-    compute.ops.sum_of_squares(compute.context, {gradient.data(), static_cast<int64_t>(count), &squares});
+    compute.ops.sum_of_squares(compute.context, {device_gradient.as<float>(), static_cast<int64_t>(count),
+                                                 device_squares.as<double>()});
+    stream.copy_out(&squares, device_squares.data(), sizeof squares);
     const double norm = std::sqrt(squares);
     if (step < 10) {
       EXPECT_NEAR(norm / expected.at("grad_norm").get<double>(), 1.0, 5e-3) << "step " << step + 1;
@@ -170,12 +181,13 @@ void run_steps(const Compute& compute, ThreadPool& threads, Packing packing, Act
     }
     compute.ops.adamw(
         compute.context,
-        {.weights = parameters.values.data(),
-         .gradient = gradient.data(),
-         .first_moment = first.data(),
-         .second_moment = second.data(),
+        {.weights = parameters.device_values(),
+         .gradient = device_gradient.as<float>(),
+         .first_moment = first.as<float>(),
+         .second_moment = second.as<float>(),
          .elements = static_cast<int64_t>(count),
-         .gradient_scale = clip,
+         .sum_of_squares = device_squares.as<double>(),
+         .max_norm = 1.0,
          .learning_rate = static_cast<float>(learning_rate * (1.0 - static_cast<double>(step) / total_steps)),
          .beta1 = 0.9f,
          .beta2 = 0.999f,
@@ -189,29 +201,29 @@ void run_steps(const Compute& compute, ThreadPool& threads, Packing packing, Act
 
 TEST_P(Golden, LossCurveAndFirstGradients) {
   // The oracle is too slow for all thirty.
-  run_steps(compute, threads, Packing::kOneBatch, ActivationPolicy::kKeepAll,
-            GetParam() == &ref_ops() ? 1 : 30);
+  run_steps(session, Packing::kOneBatch, ActivationPolicy::kKeepAll, is_slow() ? 1 : 30);
 }
 
 TEST_P(Golden, UnpackedSamplesGiveTheSame) {
-  if (GetParam() == &ref_ops()) GTEST_SKIP() << "the oracle runs the packed case";
-  run_steps(compute, threads, Packing::kOneByOne, ActivationPolicy::kKeepAll, 3);
+  if (is_slow()) GTEST_SKIP() << "the oracle runs the packed case";
+  run_steps(session, Packing::kOneByOne, ActivationPolicy::kKeepAll, 3);
 }
 
 TEST_P(Golden, RecomputedBlocksGiveTheSame) {
-  if (GetParam() == &ref_ops()) GTEST_SKIP() << "the oracle runs the other policy";
-  run_steps(compute, threads, Packing::kOneBatch, ActivationPolicy::kRecomputeBlocks, 3);
+  if (is_slow()) GTEST_SKIP() << "the oracle runs the other policy";
+  run_steps(session, Packing::kOneBatch, ActivationPolicy::kRecomputeBlocks, 3);
 }
 
 TEST_P(Golden, MergedLogits) {
-  if (GetParam() == &ref_ops()) GTEST_SKIP() << "too slow for the oracle";
+  if (is_slow()) GTEST_SKIP() << "too slow for the oracle";
   // base + adapter in fp32 arithmetic is the same function as the model merged in fp32.
   const SafetensorsReader golden("tests/golden/merged.safetensors");
-  const auto model = load_model(kMini, {}, threads);
-  model->adapter.emplace(model->config, lora_target_roles(), 16, 16.0);
+  const auto model = load_model(kMini, {}, session.threads, session.placement());
+  model->adapter = std::make_shared<LoraParameters>(model->config, lora_target_roles(), 16, 16.0);
   read_golden_adapter("tests/golden/adapter_final.safetensors", model->config, *model->adapter,
                       model->adapter->values);
-  TrainingMemory memory(*model, 128, ActivationPolicy::kRecomputeBlocks);
+  model->adapter->place(compute.stream());
+  TrainingMemory memory(*model, compute, 128, ActivationPolicy::kRecomputeBlocks);
   for (int sample = 0; sample < 5; ++sample) {
     const std::string suffix = "." + std::to_string(sample);
     const PlainBatch batch(ids_of(golden, "ids" + suffix));
@@ -224,8 +236,9 @@ TEST_P(Golden, MergedLogits) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Tables, Golden, ::testing::Values(&ref_ops(), &cpu_ops()),
-                         [](const auto& info) { return std::string(info.param->name); });
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(Golden);
+INSTANTIATE_TEST_SUITE_P(Devices, Golden, ::testing::ValuesIn(test_devices()),
+                         [](const auto& info) { return info.param.name; });
 
 }  // namespace
 }  // namespace onggi

@@ -41,7 +41,7 @@ struct MiniService {
     LoadedModel model = load_chat_model("models/onggi-mini", {}, threads);
     const EngineOptions options = plan_engine(config, *model.model, kMemory);
     service.start();
-    auto runner = make_runner(model.model, cpu_ops(), threads, options.precision);
+    auto runner = make_runner(model.model, device, threads, options.precision);
     service.load(std::move(model), std::move(runner), options, {{"onggi-mini", "mini"}, ""});
   }
   httplib::Client client() const {
@@ -56,6 +56,7 @@ struct MiniService {
   }
 
   ThreadPool threads{2};
+  ComputeDevice device{Device{}};
   Service service;
 };
 

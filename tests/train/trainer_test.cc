@@ -83,7 +83,8 @@ TEST_F(TrainerTest, TooLittleMemoryNamesWhatWouldFit) {
   needs.budget_bytes = uint64_t{8} << 30;
   EXPECT_EQ(plan_training(config_, needs).policy, ActivationPolicy::kKeepAll);
   const uint64_t recomputed =
-      TrainingMemory::bytes(model->config, 16, 2048, ActivationPolicy::kRecomputeBlocks) + needs.weight_bytes;
+      TrainingMemory::bytes({model->config, {}, 16, 2048, ActivationPolicy::kRecomputeBlocks}) +
+      needs.weight_bytes;
   needs.budget_bytes = recomputed + (uint64_t{16} << 20);
   EXPECT_EQ(plan_training(config_, needs).policy, ActivationPolicy::kRecomputeBlocks);
   needs.budget_bytes = needs.weight_bytes + (uint64_t{60} << 20);
