@@ -48,9 +48,14 @@ std::string language_of(int argc, char** argv) {
 // Parses and runs; what went wrong is thrown.
 ExitCode run(int argc, char** argv) {
   CLI::App app(text("Onggi trains, checks, converts and serves Qwen3 models."), "onggi");
-  app.set_version_flag("--version", ONGGI_VERSION);
   app.require_subcommand(1);
   app.fallthrough();
+  // The library's own words, for this command line and all below it.
+  app.get_formatter()->label("Usage", text("Usage"));
+  app.get_formatter()->label("Positionals", text("Positionals"));
+  app.option_defaults()->group(text("Options"));
+  app.set_help_flag("-h,--help", text("Print this help and exit"));
+  app.set_version_flag("--version", ONGGI_VERSION, text("Print the version and exit"));
   std::string language, log_level = "warning";
   app.add_option("--lang", language, text("Language of messages: en or ko; else the locale's"))
       ->check(CLI::IsMember({"en", "ko"}));
@@ -59,6 +64,8 @@ ExitCode run(int argc, char** argv) {
   std::vector<std::pair<CLI::App*, RunCommand>> commands;
   for (const Command& command : kCommands) {
     CLI::App* sub = app.add_subcommand(command.name, translate(command.description));
+    sub->group(text("Commands"));
+    sub->set_help_flag("-h,--help", text("Print this help and exit"));
     commands.emplace_back(sub, command.setup(*sub));
   }
   try {

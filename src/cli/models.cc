@@ -63,6 +63,8 @@ void print(const std::vector<ModelVersion>& versions, const Options& options) {
 CLI::App* add_action(CLI::App& app, const std::shared_ptr<Options>& options, const char* name,
                      const std::string& description) {
   CLI::App* action = app.add_subcommand(name, description);
+  action->group(text("Commands"));
+  action->set_help_flag("-h,--help", text("Print this help and exit"));
   action->callback([options, name] { options->action = name; });
   return action;
 }

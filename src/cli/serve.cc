@@ -170,10 +170,14 @@ RunCommand setup_serve(CLI::App& app) {
                  text("What clients may call the model; may be given several times"));
   app.add_option("--host", options->host, text("Address to listen on; 0.0.0.0 for all of this machine's"));
   app.add_option("--port,-p", options->port,
-                 text("Port of /chat, /v1, /metrics and /dashboard; 0: any free one"));
-  app.add_option("--ollama-port", options->ollama_port, text("Port of Ollama's API; 0: any free one"));
-  app.add_option("--context", options->context, text("Tokens of prompt and answer; else from the memory"));
-  app.add_option("--max-batch", options->batch, text("Answers that are written at once"));
+                 text("Port of /chat, /v1, /metrics and /dashboard; 0: any free one"))
+      ->check(CLI::Range(0, 65535));
+  app.add_option("--ollama-port", options->ollama_port, text("Port of Ollama's API; 0: any free one"))
+      ->check(CLI::Range(0, 65535));
+  app.add_option("--context", options->context, text("Tokens of prompt and answer; else from the memory"))
+      ->check(CLI::PositiveNumber);
+  app.add_option("--max-batch", options->batch, text("Answers that are written at once"))
+      ->check(CLI::Range(1, 4096));
   app.add_option("--api-key", options->api_keys,
                  text("Ask clients for this key; may be given several times"));
   app.add_option("--device", options->device, text("auto, cpu or cuda"));

@@ -16,15 +16,15 @@ const char* type_name(const Json& value) {
     case Json::value_t::null:
       return "null";
     case Json::value_t::boolean:
-      return "a boolean";
+      return translate("a boolean");
     case Json::value_t::string:
-      return "a text";
+      return translate("a text");
     case Json::value_t::array:
-      return "a list";
+      return translate("a list");
     case Json::value_t::object:
-      return "an object";
+      return translate("an object");
     default:
-      return "a number";
+      return translate("a number");
   }
 }
 

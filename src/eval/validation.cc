@@ -113,6 +113,20 @@ std::string_view name_of(FitVerdict verdict) {
   return "";
 }
 
+std::string short_text(FitVerdict verdict) {
+  switch (verdict) {
+    case FitVerdict::kUnderfitted:
+      return text("underfitted");
+    case FitVerdict::kGeneralises:
+      return text("generalises");
+    case FitVerdict::kMemorised:
+      return text("memorised");
+    case FitVerdict::kOverfitted:
+      return text("overfitted");
+  }
+  return "";
+}
+
 std::string describe(FitVerdict verdict) {
   switch (verdict) {
     case FitVerdict::kUnderfitted:

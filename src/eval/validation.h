@@ -33,6 +33,8 @@ enum class FitVerdict {
   kOverfitted,   // it rose by more
 };
 std::string_view name_of(FitVerdict verdict);
+// The same word in the language of messages.
+std::string short_text(FitVerdict verdict);
 // A sentence for people.
 std::string describe(FitVerdict verdict);
 

@@ -83,7 +83,7 @@ nlohmann::ordered_json Deployment::ask() {
   const std::vector<ProbeResult> probes = probe_service(target(), question_);
   for (const ProbeResult& probe : probes) {
     context_.reporter.say(text("{:<28} {:>4}  {:.2f} s  {}", probe.api, probe.status, probe.seconds,
-                               probe.problem.empty() ? text("ok") : probe.problem));
+                               probe.problem.empty() ? text("answered") : probe.problem));
     if (!probe.problem.empty())
       throw WorkError(text("the service does not answer {}: {}", probe.api, probe.problem));
   }

@@ -114,7 +114,7 @@ StageOutcome run_validate(StageContext& context) {
                      {"verdict", json["verdict"]},
                      {"speed", json["speed"]}};
   outcome.outputs = {folder / "validation_report.json", folder / "validation_report.html"};
-  outcome.summary = text("match rate {:.1f} %, {}", 100 * report.token_match, name_of(report.verdict));
+  outcome.summary = text("match rate {:.1f} %, {}", 100 * report.token_match, short_text(report.verdict));
   return outcome;
 }
 

@@ -32,11 +32,11 @@ bool is_too_deep(std::string_view body) {
 }
 
 std::string_view article_and_type(const Json& value) {
-  if (value.is_string()) return "a string";
-  if (value.is_boolean()) return "a boolean";
-  if (value.is_number()) return "a number";
-  if (value.is_array()) return "an array";
-  return "an object";
+  if (value.is_string()) return translate("a string");
+  if (value.is_boolean()) return translate("a boolean");
+  if (value.is_number()) return translate("a number");
+  if (value.is_array()) return translate("an array");
+  return translate("an object");
 }
 
 }  // namespace
@@ -85,8 +85,8 @@ template <typename Check>
 const Json* typed(const Fields& fields, const char* name, const char* expected, Check check) {
   const Json* value = fields.find(name);
   if (value != nullptr && !check(*value))
-    fields.fail(name,
-                text("\"{}\" must be {}, not {}", fields.path_of(name), expected, article_and_type(*value)));
+    fields.fail(name, text("\"{}\" must be {}, not {}", fields.path_of(name), translate(expected),
+                           article_and_type(*value)));
   return value;
 }
 

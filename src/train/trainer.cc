@@ -212,7 +212,7 @@ void Trainer::check_finite(double value, const char* what, const std::vector<uin
   throw WorkError(text(
       "the {} of step {} is not finite; its samples are lines {} of the data set: lower learning_rate or "
       "look at these samples; the last checkpoint is kept in {}",
-      what, state_.step + 1, lines, folder_.string()));
+      translate(what), state_.step + 1, lines, folder_.string()));
 }
 
 StepRecord Trainer::step(EpochSampler& sampler) {
