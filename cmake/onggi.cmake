@@ -86,3 +86,14 @@ function(onggi_fuzz name source)
   target_link_libraries(fuzz_${name} PRIVATE ${ARG_LINKS})
   target_link_options(fuzz_${name} PRIVATE -fsanitize=fuzzer)
 endfunction()
+
+# onggi_cuda_sources_as_cxx(FILES...)
+#
+# Has the host's compiler compile the .cu files of this folder's targets: for tests/cuda_emulator.
+function(onggi_cuda_sources_as_cxx)
+  set(sources ${ARGN})
+  list(FILTER sources INCLUDE REGEX "\\.cu$")
+  if(sources)
+    set_source_files_properties(${sources} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-x;c++")
+  endif()
+endfunction()

@@ -1,0 +1,213 @@
+// The runtime's C interface over ordinary memory.
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <new>
+#include <string>
+#include <vector>
+
+#include "tests/cuda_emulator/engine.h"
+
+namespace onggi::emulator {
+
+namespace {
+
+constexpr size_t kDeviceBytes = size_t{4} << 30;
+constexpr size_t kGuardBytes = 512;
+constexpr std::align_val_t kAlignment{512};
+constexpr std::byte kGuard{0xFF};
+constexpr size_t kUnaskedSharedBytes = 48 * 1024;
+
+struct DeviceState {
+  std::mutex mutex;
+  std::map<std::byte*, size_t> allocations;  // by the first byte of use, without guards
+  size_t allocated = 0;
+  std::map<const void*, size_t> shared_limits;
+  std::string failure;
+  std::string damage;
+};
+DeviceState& state() {
+  static DeviceState state;
+  return state;
+}
+
+bool is_guard(const std::byte* bytes) {
+  static const std::vector<std::byte> whole(kGuardBytes, kGuard);
+  return std::memcmp(bytes, whole.data(), kGuardBytes) == 0;
+}
+
+// "" or which allocation was written beside.
+std::string describe_damage(std::byte* data, size_t bytes) {
+  const bool before = is_guard(data - kGuardBytes), after = is_guard(data + bytes);
+  if (before && after) return "";
+  return std::string("wrote ") + (before ? "behind" : "before") + " device memory of " +
+         std::to_string(bytes) + " bytes";
+}
+
+void repair(std::byte* data, size_t bytes) {
+  std::fill_n(data - kGuardBytes, kGuardBytes, kGuard);
+  std::fill_n(data + bytes, kGuardBytes, kGuard);
+}
+
+}  // namespace
+
+void set_failure(const char* description) { state().failure = description; }
+
+const char* damaged_memory() {
+  DeviceState& device = state();
+  const std::lock_guard lock(device.mutex);
+  device.damage.clear();
+  for (const auto& [data, bytes] : device.allocations) {
+    device.damage = describe_damage(data, bytes);
+    if (device.damage.empty()) continue;
+    repair(data, bytes);  // told once
+    break;
+  }
+  return device.damage.c_str();
+}
+
+size_t allowed_shared_memory(const void* kernel) {
+  DeviceState& device = state();
+  const auto limit = device.shared_limits.find(kernel);
+  return limit == device.shared_limits.end() ? kUnaskedSharedBytes : limit->second;
+}
+
+}  // namespace onggi::emulator
+
+using namespace onggi::emulator;  // NOLINT: the C names below are global
+
+const char* cudaGetErrorName(cudaError_t error) {
+  switch (error) {
+    case cudaSuccess:
+      return "cudaSuccess";
+    case cudaErrorInvalidValue:
+      return "cudaErrorInvalidValue";
+    case cudaErrorMemoryAllocation:
+      return "cudaErrorMemoryAllocation";
+    case cudaErrorInvalidConfiguration:
+      return "cudaErrorInvalidConfiguration";
+    case cudaErrorInvalidDevice:
+      return "cudaErrorInvalidDevice";
+    case cudaErrorLaunchFailure:
+      return "cudaErrorLaunchFailure";
+    case cudaErrorNotSupported:
+      return "cudaErrorNotSupported";
+  }
+  return "unknown error";
+}
+
+const char* cudaGetErrorString(cudaError_t error) {
+  return error == cudaErrorLaunchFailure ? state().failure.c_str() : cudaGetErrorName(error);
+}
+
+cudaError_t cudaGetLastError() { return cudaSuccess; }
+
+cudaError_t cudaGetDeviceCount(int* count) {
+  *count = 1;
+  return cudaSuccess;
+}
+cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : cudaErrorInvalidDevice; }
+cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
+  std::snprintf(properties->name, sizeof properties->name, "emulated GPU");
+  properties->major = 8;
+  properties->minor = 0;
+  properties->totalGlobalMem = kDeviceBytes;
+  return cudaSuccess;
+}
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  // A few multiprocessors, so that kernels that spread over all of them stay small.
+  *value = attribute == cudaDevAttrMultiProcessorCount ? 4 : 163 * 1024;
+  return cudaSuccess;
+}
+cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
+  *total = kDeviceBytes;
+  *free = kDeviceBytes - state().allocated;
+  return cudaSuccess;
+}
+
+cudaError_t cudaMalloc(void** data, size_t bytes) {
+  DeviceState& device = state();
+  const std::lock_guard lock(device.mutex);
+  if (bytes > kDeviceBytes - device.allocated) return cudaErrorMemoryAllocation;
+  auto* memory = static_cast<std::byte*>(::operator new(bytes + 2 * kGuardBytes, kAlignment));
+  std::memset(memory, static_cast<int>(kGuard), bytes + 2 * kGuardBytes);
+  *data = memory + kGuardBytes;
+  device.allocations[memory + kGuardBytes] = bytes;
+  device.allocated += bytes;
+  return cudaSuccess;
+}
+
+cudaError_t cudaFree(void* data) {
+  if (data == nullptr) return cudaSuccess;
+  DeviceState& device = state();
+  const std::lock_guard lock(device.mutex);
+  const auto allocation = device.allocations.find(static_cast<std::byte*>(data));
+  if (allocation == device.allocations.end()) return cudaErrorInvalidValue;
+  const std::string damage = describe_damage(allocation->first, allocation->second);
+  ::operator delete(allocation->first - kGuardBytes, kAlignment);
+  device.allocated -= allocation->second;
+  device.allocations.erase(allocation);
+  if (damage.empty()) return cudaSuccess;
+  device.failure = damage;
+  return cudaErrorLaunchFailure;
+}
+
+cudaError_t cudaHostAlloc(void** data, size_t bytes, unsigned) {
+  *data = ::operator new(bytes, kAlignment);
+  return cudaSuccess;
+}
+cudaError_t cudaFreeHost(void* data) {
+  ::operator delete(data, kAlignment);
+  return cudaSuccess;
+}
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
+  std::memmove(to, from, bytes);
+  return cudaSuccess;
+}
+cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t) {
+  std::memset(data, value, bytes);
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+  *stream = nullptr;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaStreamSynchronize(cudaStream_t) {
+  const std::string damage = damaged_memory();
+  if (damage.empty()) return cudaSuccess;
+  set_failure(damage.c_str());
+  return cudaErrorLaunchFailure;
+}
+cudaError_t cudaDeviceSynchronize() { return cudaStreamSynchronize(nullptr); }
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+  *event = nullptr;
+  return cudaSuccess;
+}
+cudaError_t cudaEventDestroy(cudaEvent_t) { return cudaSuccess; }
+cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode) { return cudaErrorNotSupported; }
+cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t*) { return cudaErrorNotSupported; }
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t*, cudaGraph_t, unsigned long long) {
+  return cudaErrorNotSupported;
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t) { return cudaErrorNotSupported; }
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t) { return cudaErrorNotSupported; }
+cudaError_t cudaGraphLaunch(cudaGraphExec_t, cudaStream_t) { return cudaErrorNotSupported; }
+
+cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int value) {
+  state().shared_limits[kernel] = static_cast<size_t>(value);
+  return cudaSuccess;
+}
