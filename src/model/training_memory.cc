@@ -7,10 +7,17 @@
 namespace onggi {
 namespace {
 
-// Logits are computed for this many bytes of rows at a time; only rows with a label have any. A GPU needs
-// more rows to be busy.
+// Logits are computed for some rows at a time; only rows with a label have any. The CPU takes as many as fit
+// into this many bytes; a GPU needs more to be busy, in proportion to the pass.
 constexpr int64_t kLogitChunkBytes = int64_t{64} << 20;
-constexpr int64_t kLogitChunkBytesOnGpu = int64_t{640} << 20;
+constexpr int64_t kMostLogitRowsOnGpu = 1024;
+
+int64_t logit_rows_of(const TrainingShape& plan) {
+  if (plan.format.device == DeviceKind::kCuda)
+    return std::min(plan.tokens, std::clamp<int64_t>(plan.tokens / 4, 128, kMostLogitRowsOnGpu));
+  const int64_t bytes_per_row = plan.config.vocab_size * static_cast<int64_t>(sizeof(float));
+  return std::clamp<int64_t>(kLogitChunkBytes / bytes_per_row, 1, plan.tokens);
+}
 
 constexpr int64_t kAlign = 256;  // bytes
 
@@ -59,10 +66,7 @@ void carve_block(Carver& carver, const TrainingShape& plan, BlockActivations& bl
 
 void carve_head(Carver& carver, const TrainingShape& plan, TrainingMemory::Arrays& arrays) {
   const ModelConfig& c = plan.config;
-  const int64_t bytes_per_row = c.vocab_size * static_cast<int64_t>(sizeof(float));
-  const bool on_gpu = plan.format.device == DeviceKind::kCuda;
-  arrays.logit_rows = std::clamp<int64_t>((on_gpu ? kLogitChunkBytesOnGpu : kLogitChunkBytes) / bytes_per_row,
-                                          1, plan.tokens);
+  arrays.logit_rows = logit_rows_of(plan);
   arrays.head_input = carver.take(arrays.logit_rows * c.hidden_size);
   arrays.head_normed = carver.take(arrays.logit_rows * c.hidden_size);
   arrays.head_inverse = carver.take_of<float>(arrays.logit_rows);

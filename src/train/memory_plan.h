@@ -36,8 +36,8 @@ struct TrainingNeeds {
   int threads = 1;
 };
 
-// The fastest strategy that fits: all samples of a step in one pass of at most max_seq_length tokens (with
-// packing), activations kept; then shorter passes; then block recompute. Throws MachineError with the
+// The fastest strategy that fits: how many samples of a step share a pass (with packing; on the CPU at most
+// max_seq_length tokens), and whether activations are kept or blocks recomputed. Throws MachineError with the
 // settings that would fit.
 TrainingPlan plan_training(const Config& config, const TrainingNeeds& needs);
 

@@ -125,7 +125,7 @@ class Trainer {
     plan_ = plan_training(config, {.model = model.config,
                                    .format = TrainingFormat::of(compute.ops, compute.stream().device().kind,
                                                                 compute.precision, config.lora.r),
-                                   .weight_bytes = model.weight_bytes,
+                                   .weight_bytes = weight_bytes(),
                                    .lora_parameters = parameters().values.size(),
                                    .rank = config.lora.r,
                                    .longest_sample = std::max(longest(data.train), longest(data.validation)),
@@ -141,6 +141,11 @@ class Trainer {
   LoraParameters& parameters() { return *model_.adapter; }
   fs::path checkpoint_path(int64_t step) const { return folder_ / ("checkpoint-" + std::to_string(step)); }
 
+  // Of the base as it lies in memory.
+  uint64_t weight_bytes() const {
+    const uint64_t on_device = compute_.stream().allocated_bytes();
+    return on_device > 0 ? on_device : model_.weight_bytes;
+  }
   void restore_or_start();
   StepRecord step(EpochSampler& sampler);
   std::vector<PackedBatch> passes_of(const std::vector<uint32_t>& indices) const;
