@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "base/text.h"
 #include "hub/hub.h"
+#include "pipeline/session.h"
 
 namespace onggi {
 
@@ -66,10 +67,19 @@ struct PlannedModel {
   bool is_local = false;
 };
 
+// How the device that was chosen keeps activations.
+TrainingFormat training_format(const Config& config, const Device& device) {
+  const OpTable& ops = device.kind == DeviceKind::kCuda ? cuda_ops() : cpu_ops();
+  return TrainingFormat::of(ops, device.kind, training_precision(config), config.lora.r);
+}
+
 ModelPlan plan_model(const Config& config, const PlannedModel& planned, const CheckReport& report) {
   ModelPlan plan{planned.name, planned.origin, measure_model(planned.model, config), {}};
   const int threads = static_cast<int>(config.threads.value_or(report.machine.cpu.usable_cpus));
-  plan.stages = judge_stages(estimate_stages({config, planned.model, threads, planned.is_local}), report);
+  plan.stages =
+      judge_stages(estimate_stages({config, planned.model, threads,
+                                    training_format(config, report.device.device), planned.is_local}),
+                   report);
   return plan;
 }
 

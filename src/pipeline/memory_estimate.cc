@@ -41,6 +41,7 @@ uint64_t kv_bytes(const ModelConfig& model, int64_t tokens) {
 
 TrainingNeeds training_needs(const EstimateInputs& in, const ModelSize& size) {
   TrainingNeeds needs{in.model};
+  needs.format = in.format;
   needs.weight_bytes = size.bytes_training;
   needs.lora_parameters = size.lora_parameters;
   needs.rank = in.config.lora.r;

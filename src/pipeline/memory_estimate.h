@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "config/config.h"
-#include "model/config.h"
+#include "model/training.h"
 
 namespace onggi {
 
@@ -32,7 +32,8 @@ struct EstimateInputs {
   const Config& config;
   const ModelConfig& model;
   int threads = 1;
-  bool is_local = false;  // nothing to download
+  TrainingFormat format = {};  // of the device that trains
+  bool is_local = false;       // nothing to download
 };
 // The stages that use memory or disk, in their order: setup, train, validate, merge, convert, deploy.
 std::vector<StageNeed> estimate_stages(const EstimateInputs& inputs);

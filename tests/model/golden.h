@@ -33,17 +33,17 @@ inline std::vector<int32_t> ids_of(const MappedTensors& file, const std::string&
 }
 
 // The largest absolute difference, and where.
-struct WorstElement {
+struct LargestError {
   double error = 0;
   size_t index = 0;
   double actual = 0, expected = 0;
 };
-inline std::ostream& operator<<(std::ostream& out, const WorstElement& worst) {
+inline std::ostream& operator<<(std::ostream& out, const LargestError& worst) {
   return out << "worst element " << worst.index << ": " << worst.actual << " where " << worst.expected
              << " is expected (error " << worst.error << ")";
 }
-inline WorstElement worst_element(const float* actual, const std::vector<float>& expected) {
-  WorstElement worst;
+inline LargestError largest_error(const float* actual, const std::vector<float>& expected) {
+  LargestError worst;
   for (size_t i = 0; i < expected.size(); ++i) {
     const double error = std::abs(static_cast<double>(actual[i]) - expected[i]);
     if (error > worst.error || std::isnan(error)) worst = {error, i, actual[i], expected[i]};

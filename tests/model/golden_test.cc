@@ -10,6 +10,7 @@
 #include "model/inference.h"
 #include "model/training.h"
 #include "tests/devices.h"
+#include "tests/metrics.h"
 
 namespace onggi {
 namespace {
@@ -33,12 +34,12 @@ class Golden : public ::testing::TestWithParam<TestDevice> {
       std::vector<float> hidden(batch.ids.size() * static_cast<size_t>(model->config.hidden_size));
       const HiddenProbe probe{0, hidden.data()};
       logits_of_batch(*model, compute, batch.view(), memory, logits.data(), &probe);
-      const WorstElement worst = worst_element(logits.data(), floats_of(golden, "logits" + suffix));
+      const LargestError worst = largest_error(logits.data(), floats_of(golden, "logits" + suffix));
       EXPECT_LT(worst.error, bound) << "logits" << suffix << ", " << worst;
       std::printf("[ %s ] logits%s: %g\n", std::string(compute.ops.name).c_str(), suffix.c_str(),
                   worst.error);
       if (golden.has("hidden1" + suffix)) {
-        const WorstElement worst_hidden = worst_element(hidden.data(), floats_of(golden, "hidden1" + suffix));
+        const LargestError worst_hidden = largest_error(hidden.data(), floats_of(golden, "hidden1" + suffix));
         EXPECT_LT(worst_hidden.error, bound) << "hidden1" << suffix << ", " << worst_hidden;
       }
     }
@@ -101,12 +102,18 @@ struct PackedSamples {
   }
 };
 
+// The fast arithmetic: inputs of products rounded to bf16 (a relative error of 2^-9 each), on a GPU also the
+// activations between the ops. Four blocks of about ten roundings each add up like a random walk to some
+// 2^-9 sqrt(40) = 1.2 % of the logits' norm; twice that is allowed. Losses average over tokens.
+constexpr double kFastLimit = 2.5e-2;
+
 // How the samples of a step are run: the results must not differ.
 enum class Packing { kOneBatch, kOneByOne };
 
 void run_steps(TestCompute& session, Packing packing, ActivationPolicy policy, int steps) {
   const Compute& compute = session.compute;
   Stream& stream = compute.stream();
+  const bool exact = compute.precision == Precision::kF32;
   const auto train = nlohmann::json::parse(std::ifstream("tests/golden/reference.json")).at("train");
   const auto samples = golden_samples(train);
   const auto model = load_model(kMini, {.quantization = LoadQuantization::kNf4, .adapter = {}},
@@ -141,8 +148,8 @@ void run_steps(TestCompute& session, Packing packing, ActivationPolicy policy, i
     const auto& expected = train.at("log").at(static_cast<size_t>(step));
     ASSERT_EQ(labels, expected.at("label_tokens").get<int64_t>());
     const double expected_loss = expected.at("loss");
-    EXPECT_NEAR(loss, expected_loss, 5e-3) << "step " << step + 1;
-    if (step < 10) {
+    EXPECT_NEAR(loss, expected_loss, exact ? 5e-3 : 2 * kFastLimit) << "step " << step + 1;
+    if (step < 10 && exact) {
       EXPECT_NEAR(loss / expected_loss, 1.0, 1e-3) << "step " << step + 1;
     }
     double squares = 0;
@@ -150,7 +157,7 @@ void run_steps(TestCompute& session, Packing packing, ActivationPolicy policy, i
                                                  device_squares.as<double>()});
     stream.copy_out(&squares, device_squares.data(), sizeof squares);
     const double norm = std::sqrt(squares);
-    if (step < 10) {
+    if (step < 10 && exact) {
       EXPECT_NEAR(norm / expected.at("grad_norm").get<double>(), 1.0, 5e-3) << "step " << step + 1;
     }
     const float clip = static_cast<float>(std::min(1.0, 1.0 / (norm + 1e-6)));
@@ -171,7 +178,8 @@ void run_steps(TestCompute& session, Packing packing, ActivationPolicy policy, i
           if (norm_of_reference == 0) {
             EXPECT_EQ(difference, 0.0);
           } else {
-            EXPECT_LT(relative, 1e-4) << model_tensor(model->config, entry.role, entry.layer).peft_module;
+            EXPECT_LT(relative, exact ? 1e-4 : 2 * kFastLimit)
+                << model_tensor(model->config, entry.role, entry.layer).peft_module;
           }
           if (norm_of_reference > 0) worst = std::max(worst, relative);
         }
@@ -229,14 +237,47 @@ TEST_P(Golden, MergedLogits) {
     const PlainBatch batch(ids_of(golden, "ids" + suffix));
     std::vector<float> logits(batch.ids.size() * static_cast<size_t>(model->config.vocab_size));
     logits_of_batch(*model, compute, batch.view(), memory, logits.data());
-    const WorstElement worst = worst_element(logits.data(), floats_of(golden, "merged_logits" + suffix));
+    const LargestError worst = largest_error(logits.data(), floats_of(golden, "merged_logits" + suffix));
     EXPECT_LT(worst.error, 5e-3) << "sample " << sample << ", " << worst;
     std::printf("[ %s ] merged logits%s: %g\n", std::string(compute.ops.name).c_str(), suffix.c_str(),
                 worst.error);
   }
 }
 
+class GoldenFast : public ::testing::TestWithParam<TestDevice> {
+ protected:
+  TestCompute session{GetParam(), Precision::kFast};
+  const Compute& compute = session.compute;
+};
+
+TEST_P(GoldenFast, LogitsOfTheNf4Model) {
+  if (GetParam().pace == TestDevice::Pace::kSlow) GTEST_SKIP() << "the oracle has one arithmetic";
+  const SafetensorsReader golden("tests/golden/logits_nf4.safetensors"),
+      prompts("tests/golden/logits.safetensors");
+  const auto model = load_model(kMini, {.quantization = LoadQuantization::kNf4, .adapter = {}},
+                                session.threads, session.placement());
+  TrainingMemory memory(*model, compute, 64, ActivationPolicy::kKeepAll);
+  for (int prompt = 0; prompt < 4; ++prompt) {
+    const std::string suffix = "." + std::to_string(prompt);
+    const PlainBatch batch(ids_of(prompts, "ids" + suffix));
+    std::vector<float> logits(batch.ids.size() * static_cast<size_t>(model->config.vocab_size));
+    logits_of_batch(*model, compute, batch.view(), memory, logits.data());
+    const double error = relative_norm_error(logits, floats_of(golden, "logits" + suffix));
+    EXPECT_LT(error, kFastLimit) << "logits" << suffix;
+    std::printf("[ %s ] fast logits%s: relative norm error %g\n", std::string(compute.ops.name).c_str(),
+                suffix.c_str(), error);
+  }
+}
+
+TEST_P(GoldenFast, LossCurve) {
+  if (GetParam().pace == TestDevice::Pace::kSlow) GTEST_SKIP() << "the oracle has one arithmetic";
+  run_steps(session, Packing::kOneBatch, ActivationPolicy::kKeepAll, 10);
+}
+
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(Golden);
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(GoldenFast);
+INSTANTIATE_TEST_SUITE_P(Devices, GoldenFast, ::testing::ValuesIn(test_devices()),
+                         [](const auto& info) { return info.param.name; });
 INSTANTIATE_TEST_SUITE_P(Devices, Golden, ::testing::ValuesIn(test_devices()),
                          [](const auto& info) { return info.param.name; });
 
