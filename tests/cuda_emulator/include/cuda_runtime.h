@@ -29,6 +29,8 @@
 #define __align__(bytes) alignas(bytes)
 #define __launch_bounds__(...)
 #define __forceinline__ inline
+// Empty, since it stands between the parentheses of attributes in the standard library's headers too.
+#define __noinline__
 
 // --- Vectors
 // ---------------------------------------------------------------------------------------------------
@@ -385,8 +387,12 @@ requires(std::is_arithmetic_v<A>&& std::is_arithmetic_v<B>) constexpr std::commo
 inline float rsqrtf(float x) { return 1.0F / sqrtf(x); }
 inline double rsqrt(double x) { return 1.0 / sqrt(x); }
 inline float exp10f(float x) { return powf(10.0F, x); }
-inline float sinpif(float x) { return static_cast<float>(sin(M_PI * x)); }
-inline float cospif(float x) { return static_cast<float>(cos(M_PI * x)); }
+inline double sinpi(double x) { return sin(M_PI * fmod(x, 2.0)); }
+inline double cospi(double x) { return cos(M_PI * fmod(x, 2.0)); }
+inline void sincospi(double x, double* sine, double* cosine) { *sine = sinpi(x), *cosine = cospi(x); }
+inline float sinpif(float x) { return static_cast<float>(sinpi(x)); }
+inline float cospif(float x) { return static_cast<float>(cospi(x)); }
+inline void sincospif(float x, float* sine, float* cosine) { *sine = sinpif(x), *cosine = cospif(x); }
 inline float __expf(float x) { return expf(x); }
 inline float __exp10f(float x) { return exp10f(x); }
 inline float __logf(float x) { return logf(x); }
