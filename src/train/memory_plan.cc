@@ -26,22 +26,6 @@ uint64_t scratch_bytes(const TrainingNeeds& needs, int64_t tokens) {
          static_cast<uint64_t>(tokens) * widest * sizeof(float);
 }
 
-TrainingPlan plan_for(const TrainingNeeds& needs, int64_t tokens, ActivationPolicy policy) {
-  TrainingPlan plan;
-  plan.policy = policy;
-  plan.tokens_per_pass = tokens;
-  plan.items = {
-      {text("base weights"), needs.weight_bytes},
-      {text("LoRA weights, gradients and AdamW state"), needs.lora_parameters * 4 * sizeof(float)},
-      {policy == ActivationPolicy::kKeepAll ? text("activations, all kept")
-                                            : text("activations, blocks recomputed"),
-       TrainingMemory::bytes({needs.model, needs.format, needs.rank, tokens, policy})},
-      {text("working memory of kernels"), scratch_bytes(needs, tokens)},
-  };
-  for (const MemoryItem& item : plan.items) plan.total_bytes += item.bytes;
-  return plan;
-}
-
 // What a token costs under a plan, in units of its matrix products: recomputing a block's forward adds a
 // third, and each pass decodes every weight once more per product, which a pass of few tokens feels.
 double cost_of(const TrainingPlan& plan, DeviceKind device) {
@@ -62,6 +46,22 @@ int64_t most_tokens(const Config& config, const TrainingNeeds& needs, int64_t lo
 }
 
 }  // namespace
+
+TrainingPlan plan_for(const TrainingNeeds& needs, int64_t tokens, ActivationPolicy policy) {
+  TrainingPlan plan;
+  plan.policy = policy;
+  plan.tokens_per_pass = tokens;
+  plan.items = {
+      {text("base weights"), needs.weight_bytes},
+      {text("LoRA weights, gradients and AdamW state"), needs.lora_parameters * 4 * sizeof(float)},
+      {policy == ActivationPolicy::kKeepAll ? text("activations, all kept")
+                                            : text("activations, blocks recomputed"),
+       TrainingMemory::bytes({needs.model, needs.format, needs.rank, tokens, policy})},
+      {text("working memory of kernels"), scratch_bytes(needs, tokens)},
+  };
+  for (const MemoryItem& item : plan.items) plan.total_bytes += item.bytes;
+  return plan;
+}
 
 std::string TrainingPlan::to_text() const {
   std::string out;

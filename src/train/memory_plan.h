@@ -36,6 +36,9 @@ struct TrainingNeeds {
   int threads = 1;
 };
 
+// The memory of passes of at most `tokens` tokens under a policy.
+TrainingPlan plan_for(const TrainingNeeds& needs, int64_t tokens, ActivationPolicy policy);
+
 // The fastest strategy that fits: how many samples of a step share a pass (with packing; on the CPU at most
 // max_seq_length tokens), and whether activations are kept or blocks recomputed. Throws MachineError with the
 // settings that would fit.
