@@ -21,7 +21,12 @@ done
 
 say "3/4 Building Onggi and its tests"
 build_release -DONGGI_TESTS=ON --
-# (A build with CUDA belongs here, for machines that have nvcc: preset cuda.)
+if [ -n "$(find_nvcc)" ]; then
+  # The kernels' results are tested on an emulator above and on a card by tests/gpu/run.sh; this tests that nvcc takes
+  # them, for one architecture.
+  say "3/4 Building with CUDA: $(find_nvcc)"
+  build cuda build/cuda_check -DONGGI_TESTS=ON -DONGGI_CUDA_ARCHITECTURES=90a-real -- onggi test_kernels_gpu
+fi
 
 say "4/4 Tests"
 exec ctest --preset release "$@"

@@ -8,7 +8,8 @@ build_packages=(
   libcurl4-openssl-dev libssl-dev libsqlite3-dev prometheus-cpp-dev libpcre2-dev libutf8proc-dev
   libdnnl-dev libhwy-dev libjs-chart.js
 )
-test_packages=(libgtest-dev libgmock-dev libbenchmark-dev clang-format git)
+# (ccache: a build with CUDA compiles little but the kernels once more.)
+test_packages=(libgtest-dev libgmock-dev libbenchmark-dev clang-format git ccache)
 
 say() { printf '\n== %s\n' "$*"; }
 fail() {
@@ -57,24 +58,33 @@ build_jobs() {
   echo $((cpus < memory_jobs ? cpus : memory_jobs))
 }
 
-# build_release [CMAKE ARGUMENT...] -- [TARGET...]: configures and builds build/release; CMake's own output is shown
-# where it fails.
-build_release() {
-  local arguments=() targets=() log=build/release/configure.log
+# The CUDA compiler's path, or nothing. The toolkit's packages do not put it into the PATH.
+find_nvcc() {
+  command -v nvcc || { [ -x /usr/local/cuda/bin/nvcc ] && echo /usr/local/cuda/bin/nvcc; } || true
+}
+
+# build PRESET FOLDER [CMAKE ARGUMENT...] -- [TARGET...]: configures and builds; CMake's own output is shown where it
+# fails.
+build() {
+  local preset=$1 folder=$2 arguments=() targets=()
+  shift 2
   while [ $# -gt 0 ] && [ "$1" != -- ]; do
     arguments+=("$1")
     shift
   done
   [ $# -gt 0 ] && shift
   [ $# -gt 0 ] && targets=(--target "$@")
-  mkdir -p build/release
+  mkdir -p "$folder"
   # A folder that another checkout configured cannot be used again.
-  if [ -f build/release/CMakeCache.txt ] && ! grep -qx "CMAKE_HOME_DIRECTORY:INTERNAL=$PWD" build/release/CMakeCache.txt; then
-    rm -rf build/release/CMakeCache.txt build/release/CMakeFiles
+  if [ -f "$folder/CMakeCache.txt" ] && ! grep -qx "CMAKE_HOME_DIRECTORY:INTERNAL=$PWD" "$folder/CMakeCache.txt"; then
+    rm -rf "$folder/CMakeCache.txt" "$folder/CMakeFiles"
   fi
-  cmake --preset release "${arguments[@]}" >"$log" 2>&1 || {
-    cat "$log" >&2
+  cmake --preset "$preset" -B "$folder" "${arguments[@]}" >"$folder/configure.log" 2>&1 || {
+    cat "$folder/configure.log" >&2
     fail "The build could not be configured; the message is above."
   }
-  cmake --build build/release -j "$(build_jobs)" "${targets[@]}"
+  cmake --build "$folder" -j "$(build_jobs)" "${targets[@]}"
 }
+
+# build_release [CMAKE ARGUMENT...] -- [TARGET...]
+build_release() { build release build/release "$@"; }
