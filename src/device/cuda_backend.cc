@@ -3,7 +3,7 @@
 
 namespace onggi {
 
-bool cuda_backend_is_built() { return true; }
+int built_cuda_version() { return CUDART_VERSION; }
 
 std::unique_ptr<Stream> make_cuda_stream(int device_index) {
   return std::make_unique<CudaStream>(device_index);

@@ -6,7 +6,7 @@
 
 namespace onggi {
 
-bool cuda_backend_is_built() { return false; }
+int built_cuda_version() { return 0; }
 
 std::unique_ptr<Stream> make_cuda_stream(int device_index) {
   throw MachineError(

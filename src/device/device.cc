@@ -1,5 +1,7 @@
 #include "device/device.h"
 
+#include <algorithm>
+
 #include "base/error.h"
 #include "base/text.h"
 
@@ -20,10 +22,11 @@ struct GpuChoice {
 
 GpuChoice choose_gpu(const GpuSystem& system) {
   if (system.gpus.empty()) return {-1, system.problem};
-  if (system.cuda_version < kMinimumCudaVersion) {
+  const int built_major = built_cuda_version() / 1000 * 1000;
+  if (const int needed = std::max(kMinimumCudaVersion, built_major); system.cuda_version < needed) {
     return {-1, text("the driver supports CUDA {}.{} and Onggi needs {}.{}: install a newer driver",
-                     system.cuda_version / 1000, system.cuda_version % 1000 / 10, kMinimumCudaVersion / 1000,
-                     kMinimumCudaVersion % 1000 / 10)};
+                     system.cuda_version / 1000, system.cuda_version % 1000 / 10, needed / 1000,
+                     needed % 1000 / 10)};
   }
   GpuChoice choice;
   for (int i = 0; i < static_cast<int>(system.gpus.size()); ++i) {
@@ -49,7 +52,7 @@ DeviceSelection select_device(std::string_view requested, const Machine& machine
         text("device = \"{}\" is not one of \"auto\", \"cpu\", \"cuda\"", std::string(requested)));
   }
   GpuChoice choice = choose_gpu(machine.gpu);
-  if (choice.index >= 0 && !cuda_backend_is_built()) {
+  if (choice.index >= 0 && built_cuda_version() == 0) {
     choice = {-1, text("this build of Onggi has no CUDA kernels")};
   }
   if (choice.index >= 0) {

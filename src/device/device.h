@@ -26,8 +26,10 @@ struct DeviceSelection {
 // word.
 DeviceSelection select_device(std::string_view requested, const Machine& machine);
 
-// Whether this build has CUDA kernels; answered by the source file that the build chose.
-bool cuda_backend_is_built();
+// The CUDA toolkit that this build's kernels were compiled with, as the driver numbers it; 0: there are none.
+// Answered by the source file that the build chose. A driver runs what a toolkit of its own major version, or
+// an older one, compiled.
+int built_cuda_version();
 
 // What Onggi needs of a GPU: the seed's CUDA 12.4, and bf16 arithmetic (compute capability 8.0).
 inline constexpr int kMinimumCudaVersion = 12040;     // as the driver gives it: 1000 * major + 10 * minor
