@@ -3,6 +3,8 @@
 // (runtime.cc). Names and meanings are those of NVIDIA's CUDA Runtime API manual.
 #pragma once
 
+#define CUDART_VERSION 13000  // of CUDA's headers that this one stands in for
+
 #include <cstddef>
 #include <cstdint>
 
