@@ -59,6 +59,9 @@ struct OpTable {
   // Takes a weight from host memory to the stream's device, in the layout that the kernels want, into memory
   // that is appended to `buffers`. null: weights are used where they are.
   WeightView (*place_weight)(Stream& stream, const WeightView& host, std::vector<Buffer>& buffers) = nullptr;
+  // Encodes a plain weight in host memory as NF4 on its way to the device, bit for bit as blocks/nf4.h; K is
+  // a multiple of 64. null: it is encoded on the host.
+  WeightView (*encode_nf4)(Stream& stream, const WeightView& host, std::vector<Buffer>& buffers) = nullptr;
 };
 
 // The scalar oracle: every op, plain loops.

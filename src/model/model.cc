@@ -78,11 +78,8 @@ WeightView own_weight(ModelStorage& storage, const Placement& placement, const M
 }
 
 // Quantises a tensor row block by row block; the largest f32 copy is one row block per thread.
-Nf4Storage quantize_to_nf4(const TensorView& tensor, const std::string& name, ThreadPool& threads) {
+Nf4Storage quantize_to_nf4(const TensorView& tensor, ThreadPool& threads) {
   const int64_t rows = tensor.shape[0], columns = tensor.shape[1];
-  if (columns % kNf4BlockElements != 0)
-    throw InputError(
-        text("{} has rows of {} values; NF4 needs a multiple of {}", name, columns, kNf4BlockElements));
   Nf4Encoder encoder(rows, columns);
   constexpr int64_t kRowsAtOnce = 16;
   std::vector<std::vector<float>> buffers(static_cast<size_t>(threads.size()));
@@ -96,6 +93,22 @@ Nf4Storage quantize_to_nf4(const TensorView& tensor, const std::string& name, Th
     }
   });
   return encoder.finish();
+}
+
+// A 16-bit tensor as NF4, encoded on the device where it can, else on the host.
+WeightView load_as_nf4(ModelStorage& storage, const Placement& placement, const TensorView& tensor,
+                       const std::string& name, ThreadPool& threads) {
+  const int64_t rows = tensor.shape[0], columns = tensor.shape[1];
+  if (is_quantized(tensor.dtype))
+    throw InputError(
+        text("{} is {} already: QLoRA needs the 16-bit base model", name, dtype_name(tensor.dtype)));
+  if (columns % kNf4BlockElements != 0)
+    throw InputError(
+        text("{} has rows of {} values; NF4 needs a multiple of {}", name, columns, kNf4BlockElements));
+  if (placement.ops.encode_nf4 != nullptr)
+    return placement.ops.encode_nf4(placement.stream, {tensor.dtype, rows, columns, tensor.data},
+                                    storage.device_buffers);
+  return own_nf4(storage, placement, quantize_to_nf4(tensor, threads));
 }
 
 // Puts a tensor where its role says.
@@ -223,10 +236,7 @@ std::shared_ptr<Model> load_model(const std::filesystem::path& path, const LoadO
     if (is_norm(tensor.role)) {
       norm = own_norm(*storage, placement, norm_of(view));
     } else if (options.quantization == LoadQuantization::kNf4 && is_projection(tensor.role)) {
-      if (is_quantized(view.dtype))
-        throw InputError(
-            text("{} is {} already: QLoRA needs the 16-bit base model", name, dtype_name(view.dtype)));
-      weight = own_nf4(*storage, placement, quantize_to_nf4(view, name, threads));
+      weight = load_as_nf4(*storage, placement, view, name, threads);
       storage->source->release(name);
     } else {
       weight = own_weight(*storage, placement, model->config, tensor.role,
