@@ -238,12 +238,8 @@ bool CudaStream::begin_recording() {
   expect_not_recording("a recording was begun");
   activate();
   // Thread-local: another stream's thread may allocate meanwhile.
-  const cudaError_t status = cudaStreamBeginCapture(handle_, cudaStreamCaptureModeThreadLocal);
-  if (status == cudaErrorNotSupported) {
-    cudaGetLastError();
-    return false;
-  }
-  check(status, "cudaStreamBeginCapture", "beginning a recording");
+  check(cudaStreamBeginCapture(handle_, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture",
+        "beginning a recording");
   recording_ = true;
   return true;
 }

@@ -60,6 +60,14 @@ void Buffer::reset() {
   bytes_ = 0;
 }
 
+void Stream::drop_recording() {
+  try {
+    end_recording();
+  } catch (const Error&) {
+    // An error of half a recording; the one that cut it short matters.
+  }
+}
+
 Stream& cpu_stream() {
   static CpuStream stream;
   return stream;

@@ -65,8 +65,8 @@ class Stream {
 
   // Work recorded once and replayed, for passes whose shapes and addresses repeat (CUDA graphs). A stream
   // that cannot record answers false and the caller queues the work each time.
-  //   if (stream.begin_recording()) { queue work; recording = stream.end_recording(); }
-  //   stream.replay(*recording);
+  //   recording = stream.record([&] { queue work; });
+  //   if (recording == nullptr) { queue work; } else { stream.replay(*recording); }
   // Between begin and end only kernels and copies within the device may be queued, and nothing allocated.
   class Recording {
    public:
@@ -74,10 +74,24 @@ class Stream {
   };
   virtual bool begin_recording() = 0;
   virtual std::unique_ptr<Recording> end_recording() = 0;
+  // Records what work() queues; null, without calling it, where the stream cannot record. What work() throws
+  // ends the recording and goes on to the caller: the stream can be used again.
+  template <typename Work>
+  std::unique_ptr<Recording> record(const Work& work) {
+    if (!begin_recording()) return nullptr;
+    try {
+      work();
+    } catch (...) {
+      drop_recording();
+      throw;
+    }
+    return end_recording();
+  }
   virtual void replay(Recording& recording) = 0;
 
  private:
   friend class Buffer;
+  void drop_recording();
   virtual void free(void* data, size_t bytes) = 0;
 };
 

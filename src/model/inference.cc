@@ -301,9 +301,8 @@ float* queue(const Model& model, const Compute& compute, KvCache& cache,
   Stream& stream = compute.stream();
   auto& recording = buffers.recorded(key).recording;
   if (recording == nullptr) {
-    if (!stream.begin_recording()) return advance(pass.run());
-    pass.run();
-    recording = stream.end_recording();
+    recording = stream.record([&] { pass.run(); });
+    if (recording == nullptr) return advance(pass.run());
   }
   stream.replay(*recording);
   return advance(static_cast<float*>(

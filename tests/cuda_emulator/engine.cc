@@ -363,10 +363,19 @@ void wait_for_copies(int pending_groups) {
   }
 }
 
-cudaError_t run_grid(const cudaLaunchConfig_t& config, const void* kernel,
-                     const std::function<void()>& thread) {
+namespace {
+cudaError_t run_now(const cudaLaunchConfig_t& config, const std::function<void()>& thread) {
   static std::mutex mutex;
   const std::lock_guard lock(mutex);
+  const std::string error = engine().run(config, thread);
+  if (error.empty()) return cudaSuccess;
+  set_failure(error.c_str());
+  return cudaErrorLaunchFailure;
+}
+}  // namespace
+
+cudaError_t run_grid(const cudaLaunchConfig_t& config, const void* kernel,
+                     const std::function<void()>& thread) {
   const size_t threads = size_t{config.blockDim.x} * config.blockDim.y * config.blockDim.z;
   if (threads == 0 || threads > kMaxThreads || config.blockDim.z > 64) return cudaErrorInvalidConfiguration;
   if (size_t{config.gridDim.x} * config.gridDim.y * config.gridDim.z == 0 || config.gridDim.y > 65535 ||
@@ -374,10 +383,7 @@ cudaError_t run_grid(const cudaLaunchConfig_t& config, const void* kernel,
     return cudaErrorInvalidConfiguration;
   if (config.dynamicSmemBytes > kMaxSharedBytes || config.dynamicSmemBytes > allowed_shared_memory(kernel))
     return cudaErrorInvalidValue;
-  const std::string error = engine().run(config, thread);
-  if (error.empty()) return cudaSuccess;
-  set_failure(error.c_str());
-  return cudaErrorLaunchFailure;
+  return enqueue(config.stream, [config, thread] { return run_now(config, thread); });
 }
 
 }  // namespace onggi::emulator

@@ -53,11 +53,14 @@ inline void expect_aligned(const void* address, size_t alignment, const char* op
     fail("%s of the address %p, which is not a multiple of %zu", operation, address, alignment);
 }
 
-// Runs `thread` once for every thread of the grid.
+// Runs `thread` once for every thread of the grid, at once or, where the stream is captured, when its graph
+// is launched.
 cudaError_t run_grid(const cudaLaunchConfig_t& config, const void* kernel,
                      const std::function<void()>& thread);
 
-// Of runtime.cc: what cudaGetErrorString tells, and whether device memory's guards are whole ("" if so).
+// Of runtime.cc: does the work now or keeps it for the graph that is captured; what cudaGetErrorString tells;
+// whether device memory's guards are whole ("" if so).
+cudaError_t enqueue(cudaStream_t stream, std::function<cudaError_t()> work);
 void set_failure(const char* description);
 const char* damaged_memory();
 size_t allowed_shared_memory(const void* kernel);

@@ -4,13 +4,25 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <mutex>
 #include <new>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "tests/cuda_emulator/engine.h"
+
+struct EmulatedCudaGraph {
+  std::vector<std::function<cudaError_t()>> work;
+};
+struct EmulatedCudaStream {
+  EmulatedCudaGraph* captured = nullptr;
+};
+struct EmulatedCudaGraphExec {
+  EmulatedCudaGraph graph;
+};
 
 namespace onggi::emulator {
 
@@ -26,6 +38,7 @@ struct DeviceState {
   std::mutex mutex;
   std::map<std::byte*, size_t> allocations;  // by the first byte of use, without guards
   size_t allocated = 0;
+  int captures = 0;  // that go on
   std::map<const void*, size_t> shared_limits;
   std::string failure;
   std::string damage;
@@ -54,6 +67,12 @@ void repair(std::byte* data, size_t bytes) {
 }
 
 }  // namespace
+
+cudaError_t enqueue(cudaStream_t stream, std::function<cudaError_t()> work) {
+  if (stream == nullptr || stream->captured == nullptr) return work();
+  stream->captured->work.push_back(std::move(work));
+  return cudaSuccess;
+}
 
 void set_failure(const char* description) { state().failure = description; }
 
@@ -94,8 +113,8 @@ const char* cudaGetErrorName(cudaError_t error) {
       return "cudaErrorInvalidDevice";
     case cudaErrorLaunchFailure:
       return "cudaErrorLaunchFailure";
-    case cudaErrorNotSupported:
-      return "cudaErrorNotSupported";
+    case cudaErrorStreamCaptureUnsupported:
+      return "cudaErrorStreamCaptureUnsupported";
   }
   return "unknown error";
 }
@@ -136,6 +155,7 @@ cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
 cudaError_t cudaMalloc(void** data, size_t bytes) {
   DeviceState& device = state();
   const std::lock_guard lock(device.mutex);
+  if (device.captures > 0) return cudaErrorStreamCaptureUnsupported;
   if (bytes > kDeviceBytes - device.allocated) return cudaErrorMemoryAllocation;
   auto* memory = static_cast<std::byte*>(::operator new(bytes + 2 * kGuardBytes, kAlignment));
   std::memset(memory, static_cast<int>(kGuard), bytes + 2 * kGuardBytes);
@@ -168,21 +188,29 @@ cudaError_t cudaFreeHost(void* data) {
   ::operator delete(data, kAlignment);
   return cudaSuccess;
 }
-cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
-  std::memmove(to, from, bytes);
-  return cudaSuccess;
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
+  return enqueue(stream, [=] {
+    std::memmove(to, from, bytes);
+    return cudaSuccess;
+  });
 }
-cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t) {
-  std::memset(data, value, bytes);
-  return cudaSuccess;
+cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t stream) {
+  return enqueue(stream, [=] {
+    std::memset(data, value, bytes);
+    return cudaSuccess;
+  });
 }
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
-  *stream = nullptr;
+  *stream = new EmulatedCudaStream;
   return cudaSuccess;
 }
-cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaStreamSynchronize(cudaStream_t) {
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  delete stream;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  if (stream != nullptr && stream->captured != nullptr) return cudaErrorStreamCaptureUnsupported;
   const std::string damage = damaged_memory();
   if (damage.empty()) return cudaSuccess;
   set_failure(damage.c_str());
@@ -198,14 +226,35 @@ cudaError_t cudaEventDestroy(cudaEvent_t) { return cudaSuccess; }
 cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
 cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
 
-cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode) { return cudaErrorNotSupported; }
-cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t*) { return cudaErrorNotSupported; }
-cudaError_t cudaGraphInstantiate(cudaGraphExec_t*, cudaGraph_t, unsigned long long) {
-  return cudaErrorNotSupported;
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  if (stream->captured != nullptr) return cudaErrorStreamCaptureUnsupported;
+  stream->captured = new EmulatedCudaGraph;
+  ++state().captures;
+  return cudaSuccess;
 }
-cudaError_t cudaGraphDestroy(cudaGraph_t) { return cudaErrorNotSupported; }
-cudaError_t cudaGraphExecDestroy(cudaGraphExec_t) { return cudaErrorNotSupported; }
-cudaError_t cudaGraphLaunch(cudaGraphExec_t, cudaStream_t) { return cudaErrorNotSupported; }
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  if (stream->captured == nullptr) return cudaErrorInvalidValue;
+  *graph = std::exchange(stream->captured, nullptr);
+  --state().captures;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long) {
+  *executable = new EmulatedCudaGraphExec{*graph};
+  return cudaSuccess;
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  delete graph;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
+  delete executable;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
+  for (const auto& work : executable->graph.work)
+    if (const cudaError_t status = enqueue(stream, work); status != cudaSuccess) return status;
+  return cudaSuccess;
+}
 
 cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int value) {
   state().shared_limits[kernel] = static_cast<size_t>(value);

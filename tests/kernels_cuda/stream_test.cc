@@ -132,12 +132,16 @@ TEST(CudaStream, ReplaysWhatItRecorded) {
   const std::vector<uint8_t> first = pattern(256, 1), second = pattern(256, 2);
   stream.copy_in(from.data(), first.data(), 256);
   stream.fill_zero(to.data(), 256);
-  if (!stream.begin_recording()) GTEST_SKIP() << "the device records nothing";
-  stream.copy(to.data(), from.data(), 256);
-  EXPECT_THROW(stream.copy_in(to.data(), first.data(), 256), InternalError);
-  EXPECT_THROW(stream.allocate(256), InternalError);
-  EXPECT_THROW(stream.scratch(256), InternalError);
-  const auto recording = stream.end_recording();
+  void* scratch = stream.scratch(256);
+  const auto recording = stream.record([&] {
+    stream.copy(scratch, from.data(), 256);
+    stream.copy(to.data(), scratch, 256);
+    EXPECT_EQ(stream.scratch(256), scratch);
+    EXPECT_THROW(stream.copy_in(to.data(), first.data(), 256), InternalError);
+    EXPECT_THROW(stream.allocate(256), InternalError);
+    EXPECT_THROW(stream.scratch(512), InternalError);
+  });
+  ASSERT_NE(recording, nullptr);
   std::vector<uint8_t> got(256);
   stream.copy_out(got.data(), to.data(), 256);
   EXPECT_THAT(got, testing::Each(0)) << "recorded work ran";
@@ -146,7 +150,42 @@ TEST(CudaStream, ReplaysWhatItRecorded) {
     stream.replay(*recording);
     stream.copy_out(got.data(), to.data(), 256);
     EXPECT_EQ(got, values);
+    // The recording keeps the working memory that it uses, and nothing else may have it.
+    scratch = stream.scratch(1 << 20);
+    stream.fill_zero(scratch, 1 << 20);
   }
+}
+
+TEST(CudaStream, AnErrorWhileRecordingLeavesTheStreamUsable) {
+  CudaStream stream(0);
+  const Buffer from = stream.allocate(256), to = stream.allocate(256);
+  const std::vector<uint8_t> values = pattern(256, 5);
+  stream.copy_in(from.data(), values.data(), 256);
+  EXPECT_THROW(stream.record([&] {
+    const Buffer kept_until_the_end = stream.allocate_host(0);
+    (void)kept_until_the_end;
+  }),
+               InternalError);
+  EXPECT_THROW(stream.record([&] {
+    stream.copy(to.data(), from.data(), 256);
+    throw MachineError("an op failed");
+  }),
+               MachineError);
+  const auto recording = stream.record([&] { stream.copy(to.data(), from.data(), 256); });
+  stream.replay(*recording);
+  std::vector<uint8_t> got(256);
+  stream.copy_out(got.data(), to.data(), 256);
+  EXPECT_EQ(got, values);
+}
+
+TEST(CudaStream, MemoryThatIsGivenBackWhileRecordingGoesAfterwards) {
+  CudaStream stream(0);
+  Buffer buffer = stream.allocate(1024);
+  const auto recording = stream.record([&] {
+    buffer.reset();
+    EXPECT_EQ(stream.allocated_bytes(), 1024U);
+  });
+  EXPECT_EQ(stream.allocated_bytes(), 0U);
 }
 
 }  // namespace

@@ -73,7 +73,7 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
                                Arguments&&... arguments) {
   const std::tuple<Parameters...> values(std::forward<Arguments>(arguments)...);
   return onggi::emulator::run_grid(*config, reinterpret_cast<const void*>(kernel),
-                                   [&] { std::apply(kernel, values); });
+                                   [kernel, values] { std::apply(kernel, values); });
 }
 
 // --- Threads together
