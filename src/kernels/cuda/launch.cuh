@@ -14,18 +14,12 @@
 
 #include "base/error.h"
 #include "device/cuda_stream.h"
+#include "kernels/cuda/context.h"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/vector.cuh"
 #include "kernels/cuda/warp.cuh"
-#include "kernels/ops/context.h"
 
 namespace onggi {
-
-// The stream of an op that the CUDA table runs.
-inline CudaStream& cuda_stream(const OpContext& context) {
-  ONGGI_CHECK(context.stream.device().kind == DeviceKind::kCuda, "a CUDA op on another device's stream");
-  return static_cast<CudaStream&>(context.stream);
-}
 
 // Whether a kernel may start while the one before it in the stream still runs (programmatic dependent launch,
 // sm_90): its prologue overlaps the other's end, and it calls grid_dependency_wait() before it reads or

@@ -72,6 +72,14 @@ __device__ __forceinline__ void ldmatrix_x2_trans(uint32_t (&out)[2], const void
                : "memory");
 }
 
+// movmatrix: the 8x8 matrix of 16-bit elements whose elements [lane / 4][2 (lane % 4), +1] each lane holds,
+// transposed. All 32 lanes take part.
+__device__ __forceinline__ uint32_t movmatrix_trans(uint32_t x) {
+  uint32_t y;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(x));
+  return y;
+}
+
 // mma.sync: d += A B, all 32 lanes together. Inputs bf16, sums fp32.
 __device__ __forceinline__ void mma_m16n8k16_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,
                                                   uint32_t b1) {

@@ -55,6 +55,17 @@ void ldmatrix(uint32_t (&out)[kMatrices], const void* shared) {
   for (int i = 0; i < kMatrices; ++i) out[i] = data.out[i];
 }
 
+inline void transpose_matrix(LaneData* const* lanes, unsigned mask) {
+  expect_all_lanes("movmatrix", mask);
+  const auto half = [&](int row, int column) {
+    return lanes[4 * row + column / 2]->in[0] >> (16 * (column % 2)) & 0xFFFFU;
+  };
+  for (int lane = 0; lane < kLanes; ++lane) {
+    const int row = lane / 4, column = 2 * (lane % 4);
+    lanes[lane]->out[0] = half(column + 1, row) << 16 | half(column, row);
+  }
+}
+
 inline float element(const __nv_bfloat16*, uint32_t word, int i) {
   return __ushort_as_bfloat16(static_cast<uint16_t>(word >> (16 * i)));
 }
@@ -125,6 +136,12 @@ inline void ldmatrix_x2(uint32_t (&out)[2], const void* shared) {
 }
 inline void ldmatrix_x2_trans(uint32_t (&out)[2], const void* shared) {
   ptx_detail::ldmatrix<2, ptx_detail::Order::kTransposed>(out, shared);
+}
+inline uint32_t movmatrix_trans(uint32_t x) {
+  emulator::LaneData& data = emulator::lane_data();
+  data.in[0] = x;
+  emulator::warp_operation("movmatrix", 0xFFFFFFFFU, ptx_detail::transpose_matrix);
+  return data.out[0];
 }
 
 inline void mma_m16n8k16_bf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
