@@ -264,6 +264,8 @@ std::vector<GroupCase> group_cases() {
        .dropout = 0.1f,
        .output = Output::kAccumulate},
       {.tokens = 33, .columns = 320, .rows = {72, 88}, .ranks = {32, 32}, .dropout = 0.5f},
+      // Several steps over the tokens in each part.
+      {.tokens = 200, .columns = 64, .rows = {24, 16}, .ranks = {16, 16}, .dropout = 0.1f},
       {.tokens = 50, .columns = 128, .rows = {64, 264}, .ranks = {16, 16}, .keeps_u = false},
       // More than one launch; adapters of different ranks; layers without one.
       {.tokens = 20, .columns = 128, .rows = {40}, .ranks = {48}, .dropout = 0.1f},

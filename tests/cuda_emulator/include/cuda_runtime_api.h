@@ -8,8 +8,6 @@
 #include <cstddef>
 #include <cstdint>
 
-#define CUDART_VERSION 12040
-
 enum cudaError_t {
   cudaSuccess = 0,
   cudaErrorInvalidValue = 1,
