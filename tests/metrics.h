@@ -67,7 +67,7 @@ inline testing::AssertionResult close_in_norm(std::span<const float> actual, std
 
 // Rounding units: the largest relative error of rounding to nearest.
 inline constexpr double kUnitF32 = 0x1p-24;
-inline constexpr double kUnitBf16 = 0x1p-9;
+inline constexpr double kUnitBf16 = 0x1p-8;
 inline constexpr double kUnitF16 = 0x1p-11;
 
 }  // namespace onggi

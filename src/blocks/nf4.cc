@@ -9,15 +9,7 @@
 namespace onggi {
 namespace {
 
-// Value x in [-1, 1] takes the index of the nearest code value: it has the index i where exactly i of these
-// 15 midpoints lie below it. A midpoint itself belongs to the lower index.
-constexpr std::array<float, 15> code_midpoints() {
-  std::array<float, 15> midpoints{};
-  for (int i = 0; i < 15; ++i)
-    midpoints[i] = static_cast<float>((double{kNf4Code[i]} + double{kNf4Code[i + 1]}) / 2);
-  return midpoints;
-}
-constexpr std::array<float, 15> kMidpoints = code_midpoints();
+constexpr std::array<float, 15> kMidpoints = nf4_midpoints();
 
 constexpr uint8_t kZeroIndex = 7;
 static_assert(kNf4Code[kZeroIndex] == 0.0f);

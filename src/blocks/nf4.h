@@ -40,6 +40,15 @@ inline constexpr std::array<float, 16> kNf4Code = {
     1.0f,
 };
 
+// Value x in [-1, 1] takes the index of the nearest code value: it has the index i where exactly i of these
+// 15 midpoints lie below it. A midpoint itself belongs to the lower index.
+constexpr std::array<float, 15> nf4_midpoints() {
+  std::array<float, 15> midpoints{};
+  for (int i = 0; i < 15; ++i)
+    midpoints[i] = static_cast<float>((double{kNf4Code[i]} + double{kNf4Code[i + 1]}) / 2);
+  return midpoints;
+}
+
 // The 256 values, ascending, of the signed dynamic 8-bit code (1 sign bit, 7 exponent steps of base 10, the
 // rest a linear fraction) that absmaxes are indices into. Generated once from its definition.
 const std::array<float, 256>& dynamic_code();

@@ -43,8 +43,9 @@ struct DeviceState {
   std::string failure;
   std::string damage;
 };
+// Never destroyed: streams that live as long as the program give their memory back at its very end.
 DeviceState& state() {
-  static DeviceState state;
+  static DeviceState& state = *new DeviceState;
   return state;
 }
 

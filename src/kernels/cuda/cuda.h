@@ -25,4 +25,24 @@ int64_t row_padding(Precision precision, int64_t rank);
 // place_weight.cc
 WeightView place_weight(Stream& stream, const WeightView& host, std::vector<Buffer>& buffers);
 
+// norm.cu, rotary.cu, elementwise.cu
+void rms_norm(const OpContext& context, const RmsNormArgs& args);
+void rms_norm_backward(const OpContext& context, const RmsNormBackwardArgs& args);
+void head_norm_rope(const OpContext& context, const HeadNormRopeArgs& args);
+void head_norm_rope_backward(const OpContext& context, const HeadNormRopeBackwardArgs& args);
+void swiglu(const OpContext& context, const SwiGluArgs& args);
+void swiglu_backward(const OpContext& context, const SwiGluBackwardArgs& args);
+void dropout(const OpContext& context, const DropoutArgs& args);
+
+// rows.cu. embedding: tables of f32, f16 and bf16, in the device's memory or page-locked host memory.
+void gather_rows(const OpContext& context, const GatherRowsArgs& args);
+void scatter_rows(const OpContext& context, const ScatterRowsArgs& args);
+void embedding(const OpContext& context, const EmbeddingArgs& args);
+
+// loss.cu, optimizer.cu, top_logits.cu
+void cross_entropy(const OpContext& context, const CrossEntropyArgs& args);
+void sum_of_squares(const OpContext& context, const SumOfSquaresArgs& args);
+void adamw(const OpContext& context, const AdamWArgs& args);
+void top_logits(const OpContext& context, const TopLogitsArgs& args);
+
 }  // namespace onggi::cuda

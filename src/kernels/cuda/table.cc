@@ -17,6 +17,21 @@ OpTable make_cuda_ops() {
   table.gemm = cuda::gemm;
   table.adapted_linear = cuda::adapted_linear;
   table.adapted_linear_backward = cuda::adapted_linear_backward;
+  for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16})
+    table.embedding[static_cast<size_t>(dtype)] = cuda::embedding;
+  table.rms_norm = cuda::rms_norm;
+  table.rms_norm_backward = cuda::rms_norm_backward;
+  table.head_norm_rope = cuda::head_norm_rope;
+  table.head_norm_rope_backward = cuda::head_norm_rope_backward;
+  table.swiglu = cuda::swiglu;
+  table.swiglu_backward = cuda::swiglu_backward;
+  table.dropout = cuda::dropout;
+  table.gather_rows = cuda::gather_rows;
+  table.scatter_rows = cuda::scatter_rows;
+  table.cross_entropy = cuda::cross_entropy;
+  table.sum_of_squares = cuda::sum_of_squares;
+  table.adamw = cuda::adamw;
+  table.top_logits = cuda::top_logits;
   table.activation_dtype = [](Precision precision) {
     return precision == Precision::kFast ? DType::kBF16 : DType::kF32;
   };
