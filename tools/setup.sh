@@ -9,7 +9,7 @@ build_packages=(
   libdnnl-dev libhwy-dev libjs-chart.js
 )
 # (ccache: a build with CUDA compiles little but the kernels once more.)
-test_packages=(libgtest-dev libgmock-dev libbenchmark-dev clang-format git ccache)
+test_packages=(python3 python3-yaml libgtest-dev libgmock-dev libbenchmark-dev clang-format git ccache)
 
 say() { printf '\n== %s\n' "$*"; }
 fail() {
