@@ -22,8 +22,9 @@ void adapted_linear_backward(const OpContext& context, const AdaptedLinearBackwa
 // OpTable::row_padding: room for the u of three adapters.
 int64_t row_padding(Precision precision, int64_t rank);
 
-// place_weight.cc
+// place_weight.cc, encode_nf4.cc
 WeightView place_weight(Stream& stream, const WeightView& host, std::vector<Buffer>& buffers);
+WeightView encode_nf4(Stream& stream, const WeightView& host, std::vector<Buffer>& buffers);
 
 // norm.cu, rotary.cu, elementwise.cu
 void rms_norm(const OpContext& context, const RmsNormArgs& args);

@@ -37,6 +37,7 @@ OpTable make_cuda_ops() {
   };
   table.row_padding = cuda::row_padding;
   table.place_weight = cuda::place_weight;
+  table.encode_nf4 = cuda::encode_nf4;
   return table;
 }
 
