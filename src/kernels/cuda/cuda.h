@@ -46,4 +46,8 @@ void sum_of_squares(const OpContext& context, const SumOfSquaresArgs& args);
 void adamw(const OpContext& context, const AdamWArgs& args);
 void top_logits(const OpContext& context, const TopLogitsArgs& args);
 
+// attention_forward.cu, attention_backward.cu
+void attention(const OpContext& context, const AttentionArgs& args);
+void attention_backward(const OpContext& context, const AttentionBackwardArgs& args);
+
 }  // namespace onggi::cuda

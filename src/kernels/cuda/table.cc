@@ -15,6 +15,8 @@ OpTable make_cuda_ops() {
     table.linear_backward[entry] = cuda::linear_backward;
   }
   table.gemm = cuda::gemm;
+  table.attention = cuda::attention;
+  table.attention_backward = cuda::attention_backward;
   table.adapted_linear = cuda::adapted_linear;
   table.adapted_linear_backward = cuda::adapted_linear_backward;
   for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16})
