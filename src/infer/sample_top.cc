@@ -31,7 +31,7 @@ int64_t top_logits_for(const SamplingParams& params, int64_t top_logprobs, const
 // The candidates with their changed logits, best first, as far as no token from outside can come between.
 // Each step of a change grows with the logit, and no logit from outside is above the last one's: what the
 // changes make of that one bounds what they make of a token from outside.
-std::vector<Candidate> Sampler::certain(const TopLogits& top) const {
+std::vector<Candidate> Sampler::certain(const TopRow& top) const {
   std::vector<Candidate> candidates(top.ids.size());
   for (size_t i = 0; i < candidates.size(); ++i) candidates[i] = {top.ids[i], top.values[i]};
   std::vector<Change> list = changes();
@@ -62,7 +62,7 @@ std::vector<Candidate> Sampler::certain(const TopLogits& top) const {
   return candidates;
 }
 
-std::optional<SampledToken> Sampler::sample_top(const TopLogits& top, int64_t top_logprobs,
+std::optional<SampledToken> Sampler::sample_top(const TopRow& top, int64_t top_logprobs,
                                                 TokenConstraint* constraint) {
   if (!std::isfinite(top.log_sum_exp)) {
     throw WorkError(text("the model gave logits that are not finite numbers; its weights may be damaged"));

@@ -55,7 +55,7 @@ inline bool better(const Candidate& a, const Candidate& b) {
 }
 
 // The likeliest tokens of a row of logits, found where the row lies (TopLogitsArgs).
-struct TopLogits {
+struct TopRow {
   std::span<const float> values;  // [k] logits, best first, of equals the lower id first
   std::span<const int32_t> ids;   // [k]
   double log_sum_exp;             // over the whole row
@@ -86,7 +86,7 @@ class Sampler {
   // tell what the whole row would give: a penalty or a bias may have lifted a token from outside, or the
   // constraint rejects all that are certain; sample() then needs the row. Log probabilities are those of
   // sample() up to the rounding of log_sum_exp.
-  std::optional<SampledToken> sample_top(const TopLogits& top, int64_t top_logprobs = 0,
+  std::optional<SampledToken> sample_top(const TopRow& top, int64_t top_logprobs = 0,
                                          TokenConstraint* constraint = nullptr);
 
   uint64_t seed() const { return *params_.seed; }
@@ -102,7 +102,7 @@ class Sampler {
   enum class TopP { kCut, kCutAlready };
   float changed(float logit, const Change& change) const;
   std::vector<Change> changes() const;
-  std::vector<Candidate> certain(const TopLogits& top) const;
+  std::vector<Candidate> certain(const TopRow& top) const;
   std::span<const float> adjusted(std::span<const float> logits);
   int32_t pick(std::span<const float> logits, const TokenConstraint* constraint);
   void collect_candidates(std::span<const float> logits);

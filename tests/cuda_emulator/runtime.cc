@@ -43,14 +43,14 @@ struct DeviceState {
   std::string failure;
   std::string damage;
 };
+// Never destroyed: streams of static lifetime may free memory after everything else.
 DeviceState& state() {
-  static DeviceState state;
+  static DeviceState& state = *new DeviceState;
   return state;
 }
 
 bool is_guard(const std::byte* bytes) {
-  static const std::vector<std::byte> whole(kGuardBytes, kGuard);
-  return std::memcmp(bytes, whole.data(), kGuardBytes) == 0;
+  return std::all_of(bytes, bytes + kGuardBytes, [](std::byte byte) { return byte == kGuard; });
 }
 
 // "" or which allocation was written beside.

@@ -50,7 +50,7 @@ struct Top {
     }
     normaliser = static_cast<float>(log_sum_exp(logits));
   }
-  TopLogits view() const { return {values, ids, normaliser, vocabulary}; }
+  TopRow view() const { return {values, ids, normaliser, vocabulary}; }
   std::vector<float> values;
   std::vector<int32_t> ids;
   float normaliser;
