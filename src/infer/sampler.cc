@@ -16,10 +16,6 @@ constexpr size_t kHeapLimit = 512;
 // So many tokens are tried one by one before a constraint is asked about all candidates.
 constexpr int kTries = 16;
 
-bool better(const Candidate& a, const Candidate& b) {
-  return a.value != b.value ? a.value > b.value : a.id < b.id;
-}
-
 void check_range(const char* name, double value, double low, double high) {
   if (value >= low && value <= high) return;  // false for NaN
   throw InputError(text("{} is {}, but it must be between {} and {}", name, value, low, high));
@@ -178,45 +174,58 @@ SampledToken Sampler::sample(std::span<const float> logits, int64_t top_logprobs
   if (!std::isfinite(normaliser)) {
     throw WorkError(text("the model gave logits that are not finite numbers; its weights may be damaged"));
   }
-  SampledToken token;
-  token.id = pick(adjusted(logits), constraint);
-  token.logprob = static_cast<float>(logits[static_cast<size_t>(token.id)] - normaliser);
+  const int32_t id = pick(adjusted(logits), constraint);
+  SampledToken token = take(id, logits[static_cast<size_t>(id)], normaliser, constraint);
   for (const Candidate& c : largest(logits, static_cast<size_t>(top_logprobs))) {
     token.top.push_back({c.id, static_cast<float>(c.value - normaliser)});
   }
-  history_.push_back(token.id);
-  if (constraint != nullptr) constraint->accept(token.id);
   return token;
 }
 
-std::span<const float> Sampler::adjusted(std::span<const float> logits) {
-  const bool repeats = params_.repeat_penalty != 1 && params_.repeat_last_n != 0;
-  const bool counts = params_.presence_penalty != 0 || params_.frequency_penalty != 0;
-  if (params_.logit_bias.empty() && !repeats && !counts) return logits;
+SampledToken Sampler::take(int32_t id, float logit, double log_sum_exp, TokenConstraint* constraint) {
+  history_.push_back(id);
+  if (constraint != nullptr) constraint->accept(id);
+  return {.id = id, .logprob = static_cast<float>(logit - log_sum_exp), .top = {}};
+}
 
-  adjusted_.assign(logits.begin(), logits.end());
-  for (const auto& [id, bias] : params_.logit_bias) adjusted_[static_cast<size_t>(id)] += bias;
-  if (repeats) {
+float Sampler::changed(float logit, const Change& change) const {
+  if (change.kind == Change::Kind::kAdd) return logit + change.amount;
+  return logit > 0 ? logit / change.amount : logit * change.amount;
+}
+
+// In the order in which they apply to a token.
+std::vector<Sampler::Change> Sampler::changes() const {
+  std::vector<Change> list;
+  for (const auto& [id, bias] : params_.logit_bias) list.push_back({id, Change::Kind::kAdd, bias});
+  if (params_.repeat_penalty != 1 && params_.repeat_last_n != 0) {
     const size_t window = params_.repeat_last_n < 0
                               ? history_.size()
                               : std::min(history_.size(), static_cast<size_t>(params_.repeat_last_n));
     std::vector<int32_t> seen(history_.end() - static_cast<ptrdiff_t>(window), history_.end());
     std::sort(seen.begin(), seen.end());
     seen.erase(std::unique(seen.begin(), seen.end()), seen.end());
-    const float penalty = static_cast<float>(params_.repeat_penalty);
-    for (int32_t id : seen) {
-      float& logit = adjusted_[static_cast<size_t>(id)];
-      logit = logit > 0 ? logit / penalty : logit * penalty;
-    }
+    for (int32_t id : seen)
+      list.push_back({id, Change::Kind::kRepeat, static_cast<float>(params_.repeat_penalty)});
   }
-  if (counts) {
+  if (params_.presence_penalty != 0 || params_.frequency_penalty != 0) {
     std::vector<int32_t> answer(history_.begin() + static_cast<ptrdiff_t>(prompt_length_), history_.end());
     std::sort(answer.begin(), answer.end());
     for (size_t i = 0; i < answer.size(); ++i) {
       double penalty = params_.frequency_penalty;
       if (i == 0 || answer[i] != answer[i - 1]) penalty += params_.presence_penalty;
-      adjusted_[static_cast<size_t>(answer[i])] -= static_cast<float>(penalty);
+      list.push_back({answer[i], Change::Kind::kAdd, -static_cast<float>(penalty)});
     }
+  }
+  return list;
+}
+
+std::span<const float> Sampler::adjusted(std::span<const float> logits) {
+  const std::vector<Change> list = changes();
+  if (list.empty()) return logits;
+  adjusted_.assign(logits.begin(), logits.end());
+  for (const Change& change : list) {
+    float& logit = adjusted_[static_cast<size_t>(change.id)];
+    logit = changed(logit, change);
   }
   return adjusted_;
 }
@@ -228,8 +237,7 @@ int32_t Sampler::pick(std::span<const float> logits, const TokenConstraint* cons
     return best_allowed(logits, *constraint);
   }
   collect_candidates(logits);
-  Random random(*params_.seed, /*stream=*/history_.size() - prompt_length_);
-  const int32_t id = draw(random, constraint);
+  const int32_t id = draw(constraint);
   return id >= 0 ? id : best_allowed(logits, *constraint);
 }
 
@@ -243,20 +251,28 @@ void Sampler::collect_candidates(std::span<const float> logits) {
   const bool share_of_all = !cut && params_.top_p < 1 && params_.typical_p >= 1;
   candidates_ = cut ? largest(logits, k) : all_candidates(logits);
   if (share_of_all) keep_share(candidates_, params_.top_p, sum_of_exp(logits, top, factor), weight);
-  for (Candidate& c : candidates_) c.value = weight(c.value);
+  weigh(top, share_of_all ? TopP::kCutAlready : TopP::kCut);
+}
+
+// Logits in candidates_ become probabilities up to a common factor; typical_p, top_p and min_p cut. `best` is
+// the largest logit.
+void Sampler::weigh(float best, TopP top_p) {
+  const float factor = static_cast<float>(1 / params_.temperature);
+  for (Candidate& c : candidates_) c.value = exp_of_negative((c.value - best) * factor);
   if (params_.typical_p < 1) keep_typical(candidates_, params_.typical_p);
-  if (params_.top_p < 1 && !share_of_all) keep_top_p(candidates_, params_.top_p);
+  if (params_.top_p < 1 && top_p == TopP::kCut) keep_top_p(candidates_, params_.top_p);
   if (params_.min_p > 0) {
-    float best = 0;
-    for (const Candidate& c : candidates_) best = std::max(best, c.value);
-    const float floor = best * static_cast<float>(params_.min_p);
+    float likeliest = 0;
+    for (const Candidate& c : candidates_) likeliest = std::max(likeliest, c.value);
+    const float floor = likeliest * static_cast<float>(params_.min_p);
     std::erase_if(candidates_, [&](const Candidate& c) { return c.value < floor; });
   }
 }
 
 // Draws from candidates_; a rejected token's probability becomes 0 and the draw is repeated, which gives the
 // same distribution as masking all first. -1 where the constraint rejects every candidate.
-int32_t Sampler::draw(Random& random, const TokenConstraint* constraint) {
+int32_t Sampler::draw(const TokenConstraint* constraint) {
+  Random random(*params_.seed, /*stream=*/history_.size() - prompt_length_);
   for (int attempt = 0;; ++attempt) {
     if (attempt == kTries) {
       for (Candidate& c : candidates_) {

@@ -49,6 +49,25 @@ struct Candidate {
   float value;
 };
 
+// By the logit, of equals the lower id: the order of all rankings.
+inline bool better(const Candidate& a, const Candidate& b) {
+  return a.value != b.value ? a.value > b.value : a.id < b.id;
+}
+
+// The likeliest tokens of a row of logits, found where the row lies (TopLogitsArgs).
+struct TopRow {
+  std::span<const float> values;  // [k] logits, best first, of equals the lower id first
+  std::span<const int32_t> ids;   // [k]
+  double log_sum_exp;             // over the whole row
+  int64_t vocabulary;             // V, the length of the row
+};
+
+// How many of the likeliest tokens Sampler::sample_top() should be given for these parameters: at most
+// `limit`. 0: only the whole row will do, because the distribution or the report reaches beyond `limit`
+// tokens.
+int64_t top_logits_for(const SamplingParams& params, int64_t top_logprobs, const TokenConstraint* constraint,
+                       int64_t limit, int64_t vocabulary);
+
 // The sampler of one answer.
 class Sampler {
  public:
@@ -63,13 +82,33 @@ class Sampler {
   SampledToken sample(std::span<const float> logits, int64_t top_logprobs = 0,
                       TokenConstraint* constraint = nullptr);
 
+  // The same token from the likeliest ones alone. Nothing, and no change of any state, where these cannot
+  // tell what the whole row would give: a penalty or a bias may have lifted a token from outside, or the
+  // constraint rejects all that are certain; sample() then needs the row. Log probabilities are those of
+  // sample() up to the rounding of log_sum_exp.
+  std::optional<SampledToken> sample_top(const TopRow& top, int64_t top_logprobs = 0,
+                                         TokenConstraint* constraint = nullptr);
+
   uint64_t seed() const { return *params_.seed; }
 
  private:
+  // A step from a logit of the model to the one that is drawn from.
+  struct Change {
+    enum class Kind { kAdd, kRepeat };
+    int32_t id;
+    Kind kind;
+    float amount;
+  };
+  enum class TopP { kCut, kCutAlready };
+  float changed(float logit, const Change& change) const;
+  std::vector<Change> changes() const;
+  std::vector<Candidate> certain(const TopRow& top) const;
   std::span<const float> adjusted(std::span<const float> logits);
   int32_t pick(std::span<const float> logits, const TokenConstraint* constraint);
   void collect_candidates(std::span<const float> logits);
-  int32_t draw(Random& random, const TokenConstraint* constraint);
+  void weigh(float best, TopP top_p);
+  int32_t draw(const TokenConstraint* constraint);
+  SampledToken take(int32_t id, float logit, double log_sum_exp, TokenConstraint* constraint);
 
   SamplingParams params_;
   std::vector<int32_t> history_;  // prompt, then answer

@@ -50,8 +50,7 @@ DeviceState& state() {
 }
 
 bool is_guard(const std::byte* bytes) {
-  static const std::vector<std::byte> whole(kGuardBytes, kGuard);
-  return std::memcmp(bytes, whole.data(), kGuardBytes) == 0;
+  return std::all_of(bytes, bytes + kGuardBytes, [](std::byte byte) { return byte == kGuard; });
 }
 
 // "" or which allocation was written beside.
