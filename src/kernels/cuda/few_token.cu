@@ -1,12 +1,11 @@
 #include <algorithm>
 #include <limits>
-#include <vector>
 
-#include "blocks/nf4.h"
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/few_token.h"
 #include "kernels/cuda/few_token_lora.h"
 #include "kernels/cuda/few_token_plan.h"
+#include "kernels/cuda/nf4_tables.h"
 #include "kernels/cuda/placed_layout.h"
 #include "kernels/ops/weight.h"
 
@@ -19,16 +18,6 @@ constexpr int64_t kMostTokens = 192;
 constexpr int64_t kMostTokensPlain = 64;
 // Without tensor cores.
 constexpr int64_t kMostTokensExact = 16;
-
-// NF4's tables in device memory, made at the first use on a stream.
-struct Nf4Tables {
-  explicit Nf4Tables(CudaStream& stream) : buffer(stream.allocate(272 * sizeof(float))) {
-    std::vector<float> values(dynamic_code().begin(), dynamic_code().end());
-    values.insert(values.end(), kNf4Code.begin(), kNf4Code.end());
-    stream.copy_in(buffer.data(), values.data(), values.size() * sizeof(float));
-  }
-  Buffer buffer;
-};
 
 // What is the same for linear and gated layers.
 struct Request {
@@ -111,11 +100,7 @@ FewTokenParams params_of(const Request& request) {
     p.out_is_bf16 = request.gated->out.dtype == DType::kBF16;
     p.gated_stride = request.gated->out_stride > 0 ? request.gated->out_stride : p.members[0].rows;
   }
-  if (has_nf4) {
-    CudaStream& stream = cuda_stream(request.context);
-    p.nf4_tables =
-        stream.attachment<Nf4Tables>([&] { return std::make_shared<Nf4Tables>(stream); }).buffer.as<float>();
-  }
+  if (has_nf4) p.nf4_tables = nf4_tables(cuda_stream(request.context));
   return p;
 }
 

@@ -63,7 +63,7 @@ struct FewTokenParams {
   float* partials;       // f32 [part][T][partial_rows], or null where the kernel finishes the outputs
   int64_t partial_rows;  // rows of all members, padded to tiles
   int partial_count;
-  const float* nf4_tables;  // f32 [256] dynamic code, then [16] NF4's code
+  const float* nf4_tables;  // of nf4_tables.h
 };
 
 __device__ __forceinline__ float silu(float x) { return x / (1.0f + __expf(-x)); }

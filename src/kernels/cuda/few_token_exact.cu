@@ -63,9 +63,9 @@ __device__ __forceinline__ float plain_value(const FewTokenParams& p, const FewT
       const int64_t block = at / 64;
       const uint8_t byte = member.data[at / 2];
       const float absmax =
-          __fadd_rn(__fmul_rn(p.nf4_tables[member.nf4_absmax[block]], member.nf4_nested[block / 256]),
+          __fadd_rn(__fmul_rn(p.nf4_tables[16 + member.nf4_absmax[block]], member.nf4_nested[block / 256]),
                     member.nf4_offset);
-      return p.nf4_tables[256 + (at % 2 == 0 ? byte >> 4 : byte & 15)] * absmax;
+      return p.nf4_tables[(at % 2 == 0 ? byte >> 4 : byte & 15)] * absmax;
     }
   }
 }

@@ -255,10 +255,10 @@ struct Nf4Weights {
   static __device__ void fill_table(const float* tables, unsigned char* table) {
     for (int i = threadIdx.x; i < 256 * kWarp; i += kFewTokenThreads) {
       const int byte = i / kWarp;
-      reinterpret_cast<uint32_t*>(table)[i] = pack_bf16(tables[256 + byte / 16], tables[256 + byte % 16]);
+      reinterpret_cast<uint32_t*>(table)[i] = pack_bf16(tables[byte / 16], tables[byte % 16]);
     }
     for (int i = threadIdx.x; i < 256; i += kFewTokenThreads)
-      reinterpret_cast<float*>(table + 256 * 128)[i] = tables[i];
+      reinterpret_cast<float*>(table + 256 * 128)[i] = tables[16 + i];
   }
 
   template <int kTiles, int kSpread>
