@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "kernels/cuda/context.h"
 #include "kernels/cuda/cuda.h"
+#include "kernels/cuda/few_token.h"
 #include "kernels/cuda/lora.h"
 #include "kernels/cuda/matmul.h"
 #include "kernels/cuda/weight_matrix.h"
@@ -337,6 +338,7 @@ int64_t row_padding(Precision precision, int64_t rank) {
 void adapted_linear(const OpContext& context, const AdaptedLinearArgs& args) {
   if (args.tokens == 0) return;
   if (args.x.dtype == DType::kF32) return run_adapted_linear_parts(cuda_ops(), context, args);
+  if (few_token_linear(context, args)) return;
   ONGGI_CHECK(args.residual.is_null() || args.count == 1);
   const int64_t columns = args.members[0].weight.columns;
   const Bf16* x = args.x.as<Bf16>();
@@ -357,6 +359,11 @@ void adapted_linear(const OpContext& context, const AdaptedLinearArgs& args) {
     stride = normed_stride;
   }
   Forward(cuda_stream(context), args, x, stride).run();
+}
+
+void gated_linear(const OpContext& context, const GatedLinearArgs& args) {
+  if (args.linears.tokens == 0 || few_token_gated_linear(context, args)) return;
+  run_gated_linear_parts(cuda_ops(), context, args);
 }
 
 void adapted_linear_backward(const OpContext& context, const AdaptedLinearBackwardArgs& args) {

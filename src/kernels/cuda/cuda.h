@@ -19,6 +19,7 @@ void gemm(const OpContext& context, const GemmArgs& args);
 // adapted_linear.cc
 void adapted_linear(const OpContext& context, const AdaptedLinearArgs& args);
 void adapted_linear_backward(const OpContext& context, const AdaptedLinearBackwardArgs& args);
+void gated_linear(const OpContext& context, const GatedLinearArgs& args);
 // OpTable::row_padding: room for the u of three adapters.
 int64_t row_padding(Precision precision, int64_t rank);
 

@@ -1,28 +1,17 @@
 #include <algorithm>
-#include <array>
 #include <bit>
-#include <memory>
 
 #include "blocks/nf4.h"
+#include "kernels/cuda/block_weight.h"
 #include "kernels/cuda/dequantize.h"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/nf4_tables.h"
 
 namespace onggi::cuda {
 namespace {
 
 constexpr int kThreads = 256;
 constexpr int kVectorsPerThread = 4;  // in flight together
-
-// The tables of NF4 in the device's memory, of a stream.
-struct Nf4Tables {
-  explicit Nf4Tables(CudaStream& stream) : memory(stream.allocate(sizeof(float) * 272)) {
-    std::array<float, 272> values;
-    std::copy(kNf4Code.begin(), kNf4Code.end(), values.begin());
-    std::copy(dynamic_code().begin(), dynamic_code().end(), values.begin() + 16);
-    stream.copy_in(memory.data(), values.data(), sizeof values);
-  }
-  Buffer memory;  // f32 [16 + 256]: kNf4Code, dynamic_code()
-};
 
 // Division of numbers below 2^31 by one divisor.
 struct Divisor {
@@ -166,11 +155,10 @@ void dequantize_nf4(CudaStream& stream, const DequantizeArgs& args, Out* out) {
   const int64_t row_vectors = args.weight.columns / 8, vectors = args.rows * row_vectors;
   ONGGI_CHECK(args.weight.columns % kNf4BlockElements == 0 && args.stride % 8 == 0);
   ONGGI_CHECK(vectors < int64_t{1} << 31, "rows are dequantised in pieces");
-  const Nf4Tables& tables = stream.attachment<Nf4Tables>([&] { return std::make_shared<Nf4Tables>(stream); });
   const Nf4KernelArgs kernel_args{.packed = static_cast<const uint32_t*>(args.weight.data),
                                   .absmax = args.weight.nf4_absmax,
                                   .nested_absmax = args.weight.nf4_nested_absmax,
-                                  .tables = tables.memory.as<float>(),
+                                  .tables = nf4_tables(stream),
                                   .offset = args.weight.nf4_offset,
                                   .first_vector = args.first_row * row_vectors,
                                   .vectors = static_cast<uint32_t>(vectors),
@@ -214,8 +202,11 @@ void dequantize_to(CudaStream& stream, const DequantizeArgs& args, Out* out) {
       return convert<Half>(stream, args, out);
     case DType::kF32:
       return convert<float>(stream, args, out);
-    default:
-      ONGGI_CHECK(false, std::string(dtype_name(args.weight.dtype)));
+    default:  // in tiles
+      return dequantize_block_weight(
+          stream,
+          {.weight = args.weight, .first_row = args.first_row, .rows = args.rows, .stride = args.stride},
+          out);
   }
 }
 

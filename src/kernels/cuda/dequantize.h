@@ -20,8 +20,9 @@ struct LoraColumns {
   int64_t width = 0;         // columns from K on that are written
 };
 
-// Rows [first_row, first_row + rows) of a weight of NF4, bf16, f16 or f32 as bf16 [rows, K], `stride`
-// elements from row to row (a multiple of 8 where there are LoRA columns).
+// Rows [first_row, first_row + rows) of a placed weight of any dtype as bf16 [rows, K], `stride` elements
+// from row to row (a multiple of 8 where there are LoRA columns). first_row is a multiple of 16 for block
+// types.
 struct DequantizeArgs {
   WeightView weight;
   int64_t first_row = 0;

@@ -4,12 +4,28 @@
 #include "base/error.h"
 #include "kernels/cuda/context.h"
 #include "kernels/cuda/cuda.h"
+#include "kernels/cuda/few_token.h"
 #include "kernels/cuda/matmul.h"
 #include "kernels/cuda/weight_matrix.h"
 
 namespace onggi::cuda {
+namespace {
+
+bool takes_few_tokens(const OpContext& context, const LinearArgs& args) {
+  AdaptedLinearArgs adapted;
+  adapted.x = {const_cast<void*>(args.x.data), args.x.dtype};
+  adapted.tokens = args.tokens;
+  adapted.members[0].weight = args.weight;
+  adapted.members[0].out = args.out;
+  if (args.output == Output::kAccumulate) adapted.residual = args.out;
+  adapted.precision = args.precision;
+  return few_token_linear(context, adapted);
+}
+
+}  // namespace
+
 void linear(const OpContext& context, const LinearArgs& args) {
-  if (args.tokens == 0) return;
+  if (args.tokens == 0 || takes_few_tokens(context, args)) return;
   CudaStream& stream = cuda_stream(context);
   const int64_t rows = args.weight.rows, columns = args.weight.columns;
   const WeightMatrix weight(args.weight, args.x.dtype);

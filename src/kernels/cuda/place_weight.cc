@@ -1,6 +1,8 @@
-// How weights come to the device. NF4 and plain types keep the host's layout.
+// How weights come to the device. NF4 and plain types keep the host's layout, blocks become tiles.
 #include "blocks/nf4.h"
+#include "kernels/cuda/block_weight.h"
 #include "kernels/cuda/cuda.h"
+#include "kernels/cuda/placed_layout.h"
 #include "kernels/ops/weight.h"
 
 namespace onggi::cuda {
@@ -16,6 +18,7 @@ const T* place(Stream& stream, const T* host, int64_t bytes, std::vector<Buffer>
 }  // namespace
 
 WeightView place_weight(Stream& stream, const WeightView& host, std::vector<Buffer>& buffers) {
+  if (is_placed_in_tiles(host.dtype)) return place_block_weight(stream, host, buffers);
   WeightView placed = host;
   const int64_t elements = host.rows * host.columns;
   const auto* bytes = static_cast<const std::byte*>(host.data);

@@ -1,6 +1,8 @@
 #include "kernels/table.h"
 
+#include "kernels/cuda/block_weight.h"
 #include "kernels/cuda/cuda.h"
+#include "kernels/cuda/placed_layout.h"
 #include "kernels/ops/weight.h"
 
 namespace onggi {
@@ -18,9 +20,13 @@ OpTable make_cuda_ops() {
   table.attention = cuda::attention;
   table.attention_backward = cuda::attention_backward;
   table.adapted_linear = cuda::adapted_linear;
+  table.gated_linear = cuda::gated_linear;
   table.adapted_linear_backward = cuda::adapted_linear_backward;
   for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16})
     table.embedding[static_cast<size_t>(dtype)] = cuda::embedding;
+  for (int i = 0; i < kDTypeCount; ++i)
+    if (cuda::is_placed_in_tiles(static_cast<DType>(i)))
+      table.embedding[static_cast<size_t>(i)] = cuda::embedding_block;
   table.rms_norm = cuda::rms_norm;
   table.rms_norm_backward = cuda::rms_norm_backward;
   table.head_norm_rope = cuda::head_norm_rope;

@@ -4,14 +4,13 @@
 
 #include "base/error.h"
 #include "kernels/cuda/cuda.h"
+#include "kernels/cuda/placed_layout.h"
 
 namespace onggi::cuda {
 namespace {
 
 // Every linear layer of a 32B model fits; a vocabulary's matrix comes in pieces.
 constexpr int64_t kPieceBytes = int64_t{256} << 20;
-
-bool is_plain(DType dtype) { return dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBF16; }
 
 }  // namespace
 
@@ -21,10 +20,12 @@ WeightMatrix::WeightMatrix(const WeightView& weight, DType dtype, int64_t lora_c
       stride_(weight.columns + lora_columns),
       in_place_(weight.dtype == dtype && lora_columns == 0) {
   ONGGI_CHECK(dtype == DType::kBF16 || (dtype == DType::kF32 && lora_columns == 0));
-  const bool comes_in_pieces = !in_place_ && (is_plain(weight.dtype) || weight.dtype == DType::kNF4);
   piece_rows_ = weight.rows;
-  if (comes_in_pieces)
-    piece_rows_ = std::clamp<int64_t>(kPieceBytes / dtype_bytes(dtype, stride_), 1, weight.rows);
+  if (in_place_) return;
+  // Block types are cut between tiles.
+  const int64_t multiple = is_placed_in_tiles(weight.dtype) ? kTileRows : 1;
+  const int64_t fitting = kPieceBytes / dtype_bytes(dtype, stride_) / multiple * multiple;
+  piece_rows_ = std::min(std::max(fitting, multiple), weight.rows);
 }
 
 size_t WeightMatrix::scratch_bytes() const {

@@ -1,0 +1,26 @@
+// The first half of adapters on few tokens.
+#pragma once
+
+#include "kernels/cuda/launch.cuh"
+#include "kernels/ops/linear.h"
+
+namespace onggi::cuda {
+
+// u_i = norm(x) A_i^T, fp32
+struct FewTokenLoraArgs {
+  struct Member {
+    const float* a;  // f32 [R, K]
+    float* u;        // f32 [T, R]
+    int rank;        // R; 0: no adapter
+  };
+  const void* x;  // [T, K], rows x_stride elements apart; f32 or bf16
+  bool x_is_bf16;
+  int64_t x_stride;
+  const float* norm;  // f32 [K]; null: norm(x) = x
+  float epsilon;
+  int tokens, columns, count;
+  Member members[kMaxLinearGroup];
+};
+void few_token_lora_input(CudaStream& stream, const FewTokenLoraArgs& args, Overlap overlap);
+
+}  // namespace onggi::cuda

@@ -1,0 +1,487 @@
+// Products of few tokens and placed blocks against decode_weight and sums in fp64.
+#include "kernels/cuda/few_token.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "blocks/nf4.h"
+#include "kernels/cuda/block_weight.h"
+#include "tests/kernels/harness.h"
+#include "tests/kernels_cuda/device_array.h"
+
+namespace onggi {
+namespace {
+
+using testing_cuda::DeviceArray;
+using testing_cuda::stream;
+using testing_ops::Floats;
+using testing_ops::normal;
+using testing_ops::Weight;
+
+constexpr DType kBlockDTypes[] = {DType::kQ4_K, DType::kQ5_K, DType::kQ6_K, DType::kQ8_0,
+                                  DType::kQ4_0, DType::kQ2_K, DType::kQ3_K};
+constexpr DType kDTypes[] = {DType::kQ4_K, DType::kQ5_K, DType::kQ6_K, DType::kQ8_0, DType::kQ4_0,
+                             DType::kQ2_K, DType::kQ3_K, DType::kNF4,  DType::kBF16, DType::kF16};
+
+const OpContext& context() {
+  static testing_ops::Machine machine(1);
+  static const OpContext context{machine.pool, machine.scratch, stream()};
+  return context;
+}
+
+float rounded(float value) { return bf16_to_f32(f32_to_bf16(value)); }
+
+// An activation array [count] of a dtype on the device.
+class DeviceActivation {
+ public:
+  DeviceActivation(DType dtype, const Floats& values) : dtype_(dtype) {
+    if (dtype == DType::kF32) {
+      floats_ = std::make_unique<DeviceArray<float>>(values);
+      return;
+    }
+    std::vector<uint16_t> bits;
+    for (const float value : values) bits.push_back(f32_to_bf16(value));
+    halves_ = std::make_unique<DeviceArray<uint16_t>>(bits);
+  }
+  DeviceActivation(DType dtype, size_t count) : dtype_(dtype) {
+    if (dtype == DType::kF32) {
+      floats_ = std::make_unique<DeviceArray<float>>(count);
+    } else {
+      halves_ = std::make_unique<DeviceArray<uint16_t>>(count);
+    }
+  }
+  Activation view() const {
+    if (floats_ != nullptr) return {floats_->data(), dtype_};
+    return {halves_->data(), dtype_};
+  }
+  Floats values() const {
+    if (floats_ != nullptr) return floats_->values();
+    Floats values;
+    for (const uint16_t bits : halves_->values()) values.push_back(bf16_to_f32(bits));
+    return values;
+  }
+
+ private:
+  DType dtype_;
+  std::unique_ptr<DeviceArray<float>> floats_;
+  std::unique_ptr<DeviceArray<uint16_t>> halves_;
+};
+
+// A weight on the device and what the kernels' products see of it.
+struct Placed {
+  Placed(DType dtype, int64_t rows, int64_t columns, uint64_t seed)
+      : host(testing_ops::random_weight(dtype, rows, columns, seed)) {
+    if (dtype == DType::kNF4) {
+      view = host.view;
+      view.data = copy(host.nf4.packed.data(), host.nf4.packed.size());
+      view.nf4_absmax =
+          static_cast<const uint8_t*>(copy(host.nf4.absmax_q8.data(), host.nf4.absmax_q8.size()));
+      view.nf4_nested_absmax = static_cast<const float*>(
+          copy(host.nf4.nested_absmax.data(), host.nf4.nested_absmax.size() * sizeof(float)));
+    } else if (dtype_info(dtype).block_elements > 1) {
+      view = cuda::place_block_weight(stream(), host.view, buffers);
+    } else {
+      view = host.view;
+      view.data = copy(host.data.data(), host.data.size());
+    }
+  }
+  // The kernel for tensor cores, which takes multiples of 256 columns, rounds NF4's code to bf16.
+  Floats values(Precision precision) const {
+    Floats values = host.decoded;
+    if (view.dtype != DType::kNF4 || precision == Precision::kF32 || view.columns % 256 != 0) return values;
+    const Nf4Tensor tensor = host.nf4.view();
+    for (size_t i = 0; i < values.size(); ++i) {
+      const int byte = host.nf4.packed[i / 2];
+      const float code = rounded(kNf4Code[static_cast<size_t>(i % 2 == 0 ? byte >> 4 : byte & 15)]);
+      values[i] = code * tensor.absmax(static_cast<int64_t>(i / kNf4BlockElements));
+    }
+    return values;
+  }
+
+  Weight host;
+  WeightView view;
+  std::vector<Buffer> buffers;
+
+ private:
+  const void* copy(const void* data, size_t bytes) {
+    buffers.push_back(stream().allocate(bytes));
+    stream().copy_in(buffers.back().data(), data, bytes);
+    return buffers.back().data();
+  }
+};
+
+// What an output must be, and how far the kernel may be off.
+struct Expected {
+  double value = 0;
+  double tolerance = 0;
+};
+
+struct Adapter {
+  Floats a, b;  // [R, K], [N, R]
+  int64_t rank = 0;
+  float scale = 0;
+};
+
+enum class Gated { kNo, kYes };
+
+struct Case {
+  std::vector<DType> dtypes;  // of the members
+  std::vector<int64_t> rows;  // of the members
+  int64_t columns;
+  int64_t tokens;
+  DType x_dtype = DType::kBF16;
+  DType out_dtype = DType::kF32;
+  bool norm = false;
+  bool residual = false;
+  int64_t rank = 0;
+  Gated gated = Gated::kNo;
+  int64_t x_stride = 0;
+  Precision precision = Precision::kFast;
+};
+
+std::string name_of(const Case& c) {
+  std::string name;
+  for (size_t i = 0; i < c.dtypes.size(); ++i)
+    name += std::string(dtype_name(c.dtypes[i])) + "[" + std::to_string(c.rows[i]) + "] ";
+  name += "K " + std::to_string(c.columns) + " T " + std::to_string(c.tokens);
+  if (c.norm) name += " norm";
+  if (c.residual) name += " residual";
+  if (c.rank > 0) name += " rank " + std::to_string(c.rank);
+  if (c.gated == Gated::kYes) name += " gated";
+  if (c.out_dtype == DType::kBF16) name += " out bf16";
+  if (c.precision == Precision::kF32) name += " f32";
+  return name;
+}
+
+// One case: its data, the run, and the comparison.
+class FewTokenRun {
+ public:
+  explicit FewTokenRun(const Case& c) : c_(c), stride_(c.x_stride > 0 ? c.x_stride : c.columns) {
+    x_ = normal(size_of(c.tokens, stride_), 1);
+    if (c.x_dtype == DType::kBF16)
+      for (float& value : x_) value = rounded(value);
+    norm_ = normal(size_of(c.columns, 1), 2);
+    residual_ = normal(size_of(c.tokens, c.rows[0]), 3);
+    if (c.out_dtype == DType::kBF16)
+      for (float& value : residual_) value = rounded(value);
+    for (size_t i = 0; i < c.dtypes.size(); ++i) {
+      weights_.push_back(std::make_unique<Placed>(c.dtypes[i], c.rows[i], c.columns, 10 + i));
+      adapters_.push_back({normal(size_of(c.rank, c.columns), 20 + i, 0.1f),
+                           normal(size_of(c.rows[i], c.rank), 30 + i, 0.1f), c.rank, 0.5f});
+    }
+  }
+
+  void expect_close() {
+    const std::vector<Floats> got = run();
+    ASSERT_FALSE(got.empty()) << name_of(c_) << " was not taken";
+    normalise();
+    double worst = 0;
+    std::string where;
+    for (size_t i = 0; i < got.size(); ++i)
+      for (int64_t t = 0; t < c_.tokens; ++t)
+        for (int64_t n = 0; n < c_.rows[i]; ++n) {
+          Expected expected;
+          if (c_.gated == Gated::kYes) {
+            expected = gate(product(0, t, n), product(1, t, n));
+          } else {
+            expected = product(i, t, n);
+            if (c_.residual) expected.value += residual_[static_cast<size_t>(t * c_.rows[0] + n)];
+          }
+          if (c_.out_dtype == DType::kBF16) expected.tolerance += std::ldexp(std::abs(expected.value), -8);
+          const float value = got[i][static_cast<size_t>(t * c_.rows[i] + n)];
+          const double ratio = std::abs(value - expected.value) / expected.tolerance;
+          if (ratio <= worst) continue;
+          worst = ratio;
+          where = "member " + std::to_string(i) + " [" + std::to_string(t) + ", " + std::to_string(n) +
+                  "] = " + std::to_string(value) + ", expected " + std::to_string(expected.value);
+        }
+    EXPECT_LE(worst, 1) << name_of(c_) << ": " << where;
+    EXPECT_TRUE(worst == worst) << name_of(c_);
+    largest_ratio = std::max(largest_ratio, worst);
+  }
+  double largest_ratio = 0;
+
+ private:
+  static size_t size_of(int64_t a, int64_t b) { return static_cast<size_t>(a * b); }
+
+  // The outputs; none where the kernel declined.
+  std::vector<Floats> run() {
+    const DeviceActivation x(c_.x_dtype, x_), residual(c_.out_dtype, residual_);
+    const DeviceArray<float> norm(norm_);
+    const DeviceActivation normed(c_.x_dtype, size_of(c_.tokens, c_.columns));
+    std::vector<std::unique_ptr<DeviceActivation>> outs;
+    std::vector<std::unique_ptr<DeviceArray<float>>> adapters;
+    AdaptedLinearArgs args;
+    args.x = x.view();
+    args.x_stride = c_.x_stride;
+    args.norm = c_.norm ? norm.data() : nullptr;
+    args.epsilon = 1e-6f;
+    args.normed = normed.view();
+    args.tokens = c_.tokens;
+    args.count = static_cast<int>(c_.dtypes.size());
+    if (c_.residual) args.residual = residual.view();
+    args.precision = c_.precision;
+    for (size_t i = 0; i < c_.dtypes.size(); ++i) {
+      outs.push_back(std::make_unique<DeviceActivation>(c_.out_dtype, size_of(c_.tokens, c_.rows[i])));
+      args.members[i].weight = weights_[i]->view;
+      args.members[i].out = outs.back()->view();
+      if (c_.rank == 0) continue;
+      adapters.push_back(std::make_unique<DeviceArray<float>>(adapters_[i].a));
+      adapters.push_back(std::make_unique<DeviceArray<float>>(adapters_[i].b));
+      args.members[i].lora = {adapters[2 * i]->data(), adapters[2 * i + 1]->data(), c_.rank,
+                              adapters_[i].scale};
+    }
+    std::vector<Floats> got;
+    if (c_.gated == Gated::kYes) {
+      if (cuda::few_token_gated_linear(context(), {.linears = args, .out = args.members[0].out}))
+        got.push_back(outs[0]->values());
+      return got;
+    }
+    if (!cuda::few_token_linear(context(), args)) return got;
+    for (const auto& out : outs) got.push_back(out->values());
+    return got;
+  }
+
+  // x as the exact product sees it: normalised, not rounded.
+  void normalise() {
+    seen_.assign(size_of(c_.tokens, c_.columns), 0.0);
+    for (int64_t t = 0; t < c_.tokens; ++t) {
+      double squares = 0;
+      for (int64_t k = 0; k < c_.columns; ++k)
+        squares += std::pow(x_[static_cast<size_t>(t * stride_ + k)], 2);
+      const double factor = 1 / std::sqrt(squares / static_cast<double>(c_.columns) + 1e-6);
+      for (int64_t k = 0; k < c_.columns; ++k) {
+        double value = x_[static_cast<size_t>(t * stride_ + k)];
+        if (c_.norm) value *= factor * norm_[static_cast<size_t>(k)];
+        seen_[static_cast<size_t>(t * c_.columns + k)] = value;
+      }
+    }
+    for (const auto& weight : weights_) values_.push_back(weight->values(c_.precision));
+  }
+
+  Expected product(size_t member, int64_t t, int64_t n) const {
+    const double* x = seen_.data() + t * c_.columns;
+    const float* w = values_[member].data() + n * c_.columns;
+    double sum = 0, magnitude = 0, largest = 0, norm_x = 0, squares = 0;
+    for (int64_t k = 0; k < c_.columns; ++k) {
+      sum += x[k] * w[k];
+      magnitude += std::abs(x[k] * w[k]);
+      squares += std::pow(x[k] * w[k], 2);
+      largest = std::max(largest, std::abs(double{w[k]}));
+      norm_x += std::abs(x[k]);
+    }
+    Expected expected{sum, 0};
+    // fp32 sums of (bias + whole number) x, the bias up to 160 where the whole numbers are up to 32, and up
+    // to 2304 over 128: 2^-23 of 18 times what the largest weight would give.
+    const double amplification = c_.precision == Precision::kF32 ? 2 : 18;
+    expected.tolerance = std::ldexp(amplification * largest * norm_x, -23);
+    // A normalised x is rounded to bf16 once more: 2^-9 of each term at most, at random; six deviations.
+    if ((c_.norm || c_.x_dtype == DType::kF32) && c_.precision == Precision::kFast)
+      expected.tolerance += std::min(std::ldexp(magnitude, -9), std::ldexp(6 * std::sqrt(squares / 3), -9));
+    const Adapter& adapter = adapters_[member];
+    for (int64_t r = 0; r < adapter.rank; ++r) {
+      double u = 0;
+      for (int64_t k = 0; k < c_.columns; ++k) u += x[k] * adapter.a[static_cast<size_t>(r * c_.columns + k)];
+      const double term = adapter.scale * u * adapter.b[static_cast<size_t>(n * adapter.rank + r)];
+      expected.value += term;
+      expected.tolerance += std::ldexp(std::abs(term), -18) + 1e-6;
+    }
+    return expected;
+  }
+
+  static Expected gate(const Expected& gate, const Expected& up) {
+    const double sigmoid = 1 / (1 + std::exp(-gate.value));
+    // |silu'| < 1.1
+    return {gate.value * sigmoid * up.value, 1.1 * gate.tolerance * (std::abs(up.value) + up.tolerance) +
+                                                 std::abs(gate.value * sigmoid) * up.tolerance +
+                                                 std::ldexp(std::abs(gate.value * up.value), -20)};
+  }
+
+  Case c_;
+  int64_t stride_;
+  Floats x_, norm_, residual_;
+  std::vector<std::unique_ptr<Placed>> weights_;
+  std::vector<Adapter> adapters_;
+  std::vector<double> seen_;
+  std::vector<Floats> values_;
+};
+
+void expect_close(const Case& c) { FewTokenRun(c).expect_close(); }
+
+int64_t smallest_columns(DType dtype) {
+  const int elements = dtype_info(dtype).block_elements;
+  return elements == 1 ? 8 : dtype == DType::kNF4 ? 256 : elements;
+}
+
+TEST(FewToken, EveryDTypeForAllNumbersOfTokens) {
+  for (const DType dtype : kDTypes)
+    for (const int64_t tokens : {1, 2, 3, 5, 8, 13, 32, 64})
+      expect_close({.dtypes = {dtype}, .rows = {37}, .columns = 512, .tokens = tokens});
+}
+
+TEST(FewToken, ColumnsThatAreNoWholeTiles) {
+  for (const DType dtype : kDTypes)
+    for (const int64_t tokens : {1, 6, 20}) {
+      const int64_t step = smallest_columns(dtype);
+      for (const int64_t columns : {step, 3 * step, 256 + step})
+        expect_close({.dtypes = {dtype}, .rows = {17}, .columns = columns, .tokens = tokens});
+    }
+}
+
+TEST(FewToken, MoreTokensThanALaunchTakes) {
+  for (const DType dtype : {DType::kQ4_K, DType::kNF4})
+    expect_close({.dtypes = {dtype}, .rows = {20}, .columns = 256, .tokens = 71, .residual = true});
+}
+
+TEST(FewToken, GroupsOfMixedDTypesWithNormAndAdapters) {
+  for (const int64_t tokens : {1, 2, 7, 17, 40})
+    for (const DType out : {DType::kF32, DType::kBF16}) {
+      expect_close({.dtypes = {DType::kQ4_K, DType::kQ4_K, DType::kQ6_K},
+                    .rows = {50, 16, 31},
+                    .columns = 768,
+                    .tokens = tokens,
+                    .out_dtype = out,
+                    .norm = true,
+                    .rank = 4});
+      expect_close({.dtypes = {DType::kNF4, DType::kBF16, DType::kQ8_0},
+                    .rows = {5, 40, 33},
+                    .columns = 512,
+                    .tokens = tokens,
+                    .out_dtype = out,
+                    .norm = true,
+                    .rank = 3});
+    }
+}
+
+TEST(FewToken, ResidualAndPaddedRows) {
+  for (const int64_t tokens : {1, 4, 9, 33})
+    for (const DType x : {DType::kF32, DType::kBF16})
+      expect_close({.dtypes = {DType::kQ5_K},
+                    .rows = {43},
+                    .columns = 512,
+                    .tokens = tokens,
+                    .x_dtype = x,
+                    .out_dtype = DType::kBF16,
+                    .residual = true,
+                    .rank = 16,
+                    .x_stride = 512 + 64});
+}
+
+// Several slices of K, with a norm that no block sees whole, and rows enough for several steps of a block.
+TEST(FewToken, LongRowsInSlices) {
+  for (const int64_t tokens : {1, 3, 10, 24, 64})
+    expect_close({.dtypes = {DType::kQ4_K},
+                  .rows = {70},
+                  .columns = 4096,
+                  .tokens = tokens,
+                  .norm = true,
+                  .residual = true});
+}
+
+TEST(FewToken, GatedLayers) {
+  for (const DType dtype : {DType::kQ4_K, DType::kQ6_K, DType::kNF4, DType::kBF16})
+    for (const int64_t tokens : {1, 2, 5, 11, 48})
+      expect_close({.dtypes = {dtype, dtype},
+                    .rows = {45, 45},
+                    .columns = 512,
+                    .tokens = tokens,
+                    .out_dtype = DType::kBF16,
+                    .norm = true,
+                    .rank = tokens == 5 ? 8 : 0,
+                    .gated = Gated::kYes});
+}
+
+TEST(FewToken, ExactInF32) {
+  std::vector<DType> dtypes(std::begin(kDTypes), std::end(kDTypes));
+  dtypes.push_back(DType::kF32);
+  for (const DType dtype : dtypes)
+    for (const int64_t tokens : {1, 5, 16})
+      expect_close({.dtypes = {dtype, dtype},
+                    .rows = {18, 35},
+                    .columns = 3 * std::max<int64_t>(smallest_columns(dtype), 32),
+                    .tokens = tokens,
+                    .x_dtype = DType::kF32,
+                    .norm = true,
+                    .rank = tokens == 5 ? 3 : 0,
+                    .precision = Precision::kF32});
+}
+
+// What the tensor cores cannot read is computed without them.
+TEST(FewToken, OddShapesOfPlainWeights) {
+  expect_close({.dtypes = {DType::kBF16}, .rows = {19}, .columns = 83, .tokens = 3});
+  expect_close({.dtypes = {DType::kNF4}, .rows = {19}, .columns = 192, .tokens = 3});
+  expect_close({.dtypes = {DType::kF32}, .rows = {19}, .columns = 40, .tokens = 2, .x_dtype = DType::kF32});
+}
+
+TEST(FewToken, DeclinesWhatOthersDoBetter) {
+  const Placed weight(DType::kQ4_K, 16, 256, 1);
+  const DeviceActivation x(DType::kBF16, normal(256 * 300, 2)), out(DType::kBF16, size_t{16 * 300});
+  AdaptedLinearArgs args;
+  args.x = x.view();
+  args.tokens = 300;
+  args.members[0].weight = weight.view;
+  args.members[0].out = out.view();
+  EXPECT_FALSE(cuda::few_token_linear(context(), args));
+  args.tokens = 17;
+  args.precision = Precision::kF32;
+  EXPECT_FALSE(cuda::few_token_linear(context(), args));
+}
+
+// --- Blocks
+
+TEST(BlockWeight, DequantizesToTheVeryValues) {
+  for (const DType dtype : kBlockDTypes)
+    for (const int64_t columns : {int64_t{dtype_info(dtype).block_elements}, int64_t{768}}) {
+      const int64_t rows = 39, stride = columns + 5;
+      const Placed weight(dtype, rows, columns, 4);
+      const DeviceArray<float> f32(static_cast<size_t>(rows * stride));
+      const DeviceArray<uint16_t> bf16(static_cast<size_t>(rows * columns));
+      auto& cuda_stream = static_cast<CudaStream&>(stream());
+      cuda::dequantize_block_weight(cuda_stream, {.weight = weight.view, .rows = rows, .stride = stride},
+                                    f32.data());
+      // In two pieces.
+      auto* out = reinterpret_cast<__nv_bfloat16*>(bf16.data());
+      cuda::dequantize_block_weight(cuda_stream, {.weight = weight.view, .rows = 32, .stride = columns}, out);
+      cuda::dequantize_block_weight(
+          cuda_stream, {.weight = weight.view, .first_row = 32, .rows = rows - 32, .stride = columns},
+          out + 32 * columns);
+      const std::vector<float> got = f32.values();
+      const std::vector<uint16_t> got_bits = bf16.values();
+      for (int64_t n = 0; n < rows; ++n)
+        for (int64_t k = 0; k < columns; ++k) {
+          const float expected = weight.host.decoded[static_cast<size_t>(n * columns + k)];
+          ASSERT_EQ(got[static_cast<size_t>(n * stride + k)], expected)
+              << dtype_name(dtype) << " [" << n << ", " << k << "]";
+          ASSERT_EQ(bf16_to_f32(got_bits[static_cast<size_t>(n * columns + k)]), rounded(expected))
+              << dtype_name(dtype) << " [" << n << ", " << k << "]";
+        }
+      // Between the rows nothing was written: DeviceArray fills with NaN.
+      for (int64_t n = 0; n < rows; ++n)
+        for (int64_t k = columns; k < stride; ++k)
+          ASSERT_TRUE(std::isnan(got[static_cast<size_t>(n * stride + k)])) << dtype_name(dtype);
+    }
+}
+
+TEST(BlockWeight, EmbeddingsAreRowsOfTheTable) {
+  const std::vector<int32_t> ids = {40, 0, 7, 8, 15, 16, 33, 40};
+  const DeviceArray<int32_t> device_ids(ids);
+  for (const DType dtype : kBlockDTypes) {
+    const int64_t columns = 512, tokens = static_cast<int64_t>(ids.size());
+    const Placed table(dtype, 41, columns, 5);
+    const DeviceArray<float> out(static_cast<size_t>(tokens * columns));
+    cuda::embedding_block(context(), {device_ids.data(), table.view, tokens, out.data()});
+    const std::vector<float> got = out.values();
+    for (int64_t t = 0; t < tokens; ++t)
+      for (int64_t k = 0; k < columns; ++k)
+        ASSERT_EQ(got[static_cast<size_t>(t * columns + k)],
+                  table.host.decoded[static_cast<size_t>(ids[static_cast<size_t>(t)] * columns + k)])
+            << dtype_name(dtype) << " " << t << " " << k;
+  }
+}
+
+}  // namespace
+}  // namespace onggi
