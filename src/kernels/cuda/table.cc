@@ -40,6 +40,9 @@ OpTable make_cuda_ops() {
   table.sum_of_squares = cuda::sum_of_squares;
   table.adamw = cuda::adamw;
   table.top_logits = cuda::top_logits;
+  table.kv_store = cuda::kv_store;
+  table.attention_input = cuda::attention_input;
+  table.cached_attention = cuda::cached_attention;
   table.activation_dtype = [](Precision precision) {
     return precision == Precision::kFast ? DType::kBF16 : DType::kF32;
   };
