@@ -25,7 +25,7 @@ if [ -n "$(find_nvcc)" ]; then
   # The kernels' results are tested on an emulator above and on a card by tests/gpu/run.sh; this tests that nvcc takes
   # them, for one architecture.
   say "3/4 Building with CUDA: $(find_nvcc)"
-  build cuda build/cuda_check -DONGGI_TESTS=ON -DONGGI_CUDA_ARCHITECTURES=90a-real -- onggi test_kernels_gpu
+  build cuda build/cuda_check -DONGGI_TESTS=ON -DONGGI_CUDA_ARCHITECTURES=90a-real -- onggi test_kernels_gpu test_model_gpu
 fi
 
 say "4/4 Tests"

@@ -12,8 +12,9 @@ std::string describe(const dim3& size) {
 
 void throw_launch_error(cudaError_t status, const char* op, const LaunchShape& shape) {
   check_cuda(status, "cudaLaunchKernelEx",
-             std::string(op) + " (grid " + describe(shape.grid) + ", block " + describe(shape.block) + ", " +
-                 std::to_string(shape.shared_bytes) + " bytes of shared memory)");
+             std::string("launching the kernel ") + op + " (grid " + describe(shape.grid) + ", block " +
+                 describe(shape.block) + ", " + std::to_string(shape.shared_bytes) +
+                 " bytes of shared memory)");
   throw_internal_error("status != cudaSuccess", __FILE__, __LINE__, op);
 }
 

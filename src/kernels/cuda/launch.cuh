@@ -38,7 +38,8 @@ inline unsigned blocks_for(int64_t n, int64_t per_block) {
   return static_cast<unsigned>((n + per_block - 1) / per_block);
 }
 
-// Throws MachineError "<op> (grid ..., block ..., shared bytes ...): <call> failed: ...".
+// Throws MachineError "... while launching the kernel <op> (grid ..., block ..., shared bytes ...): <call>
+// failed: ...".
 [[noreturn]] void throw_launch_error(cudaError_t status, const char* op, const LaunchShape& shape);
 
 // Queues kernel(arguments...) on the stream. `op` is a literal that names the kernel to people. A grid of no
