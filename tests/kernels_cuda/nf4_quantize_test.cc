@@ -114,9 +114,22 @@ TEST(CudaNf4Quantize, OfUnusualBlocks) {
   expect_the_cpus(Floats(1024, 0.5f), DType::kBF16, 4, 256);
 }
 
-// Absmaxes over so many magnitudes that the sum of all rounds at each step: only the CPU's order of additions
-// gives the CPU's mean.
+// Added one after another, each small absmax is lost beside the large ones, and their mean lies halfway
+// between two floats; added among themselves first, the small ones lift it above. Only the CPU's order of
+// additions gives the CPU's offset.
 TEST(CudaNf4Quantize, AddsAbsmaxesOneByOneWhereOrderMatters) {
+  constexpr size_t kBlocks = 1024;
+  Floats values(kBlocks * kNf4BlockElements, 0.0f);
+  for (size_t block = 0; block < kBlocks; ++block)
+    values[block * kNf4BlockElements + 5] = block == 0 ? 0x1p60f : block == 1 ? -0x1p36f : 0x1p6f;
+  Nf4Encoder encoder(1, static_cast<int64_t>(values.size()));
+  encoder.encode(0, static_cast<int64_t>(values.size()), values.data());
+  ASSERT_EQ(encoder.finish().offset, 0x1p50f);  // 0x1.000002p50 if nothing were lost
+  expect_the_cpus(values, DType::kF32, 1, static_cast<int64_t>(values.size()));
+}
+
+// Absmaxes of many magnitudes, subnormals among them.
+TEST(CudaNf4Quantize, OfAWideRange) {
   constexpr int64_t kBlocks = 700;
   Floats values = normal(kBlocks * kNf4BlockElements, 7);
   Random random(8);
@@ -126,7 +139,7 @@ TEST(CudaNf4Quantize, AddsAbsmaxesOneByOneWhereOrderMatters) {
       values[static_cast<size_t>(block * kNf4BlockElements + i)] *= scale;
   }
   expect_the_cpus(values, DType::kF32, 7, kBlocks / 7 * kNf4BlockElements);
-  for (float& value : values) value *= 0x1p-80f;  // subnormals among them
+  for (float& value : values) value *= 0x1p-80f;
   expect_the_cpus(values, DType::kF32, 7, kBlocks / 7 * kNf4BlockElements);
 }
 
