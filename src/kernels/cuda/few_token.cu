@@ -142,7 +142,6 @@ void queue_lora_input(const Request& request, CudaStream& stream, FewTokenParams
 void launch_tensor(CudaStream& stream, const FewTokenParams& p, const LaunchShape& shape) {
   if (p.tokens <= 2) return launch_few_token_2(stream, p, shape);
   if (p.tokens <= 8) return launch_few_token_8(stream, p, shape);
-  if (p.tokens <= 16) return launch_few_token_16(stream, p, shape);
   if (p.tokens <= 32) return launch_few_token_32(stream, p, shape);
   launch_few_token_64(stream, p, shape);
 }

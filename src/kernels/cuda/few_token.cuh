@@ -127,7 +127,6 @@ __device__ __forceinline__ TileOwner tile_owner(const FewTokenParams& p, const F
 // One block's rows of the grid's plan, by the tokens that a kernel takes.
 void launch_few_token_2(CudaStream& stream, const FewTokenParams& params, const LaunchShape& shape);
 void launch_few_token_8(CudaStream& stream, const FewTokenParams& params, const LaunchShape& shape);
-void launch_few_token_16(CudaStream& stream, const FewTokenParams& params, const LaunchShape& shape);
 void launch_few_token_32(CudaStream& stream, const FewTokenParams& params, const LaunchShape& shape);
 void launch_few_token_64(CudaStream& stream, const FewTokenParams& params, const LaunchShape& shape);
 // Adds up the parts and finishes the outputs.

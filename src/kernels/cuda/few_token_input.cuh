@@ -13,9 +13,6 @@
 
 namespace onggi::cuda {
 
-inline constexpr int kFewTokenWarps = 8;
-inline constexpr int kFewTokenThreads = kFewTokenWarps * kWarp;
-
 __host__ __device__ constexpr int input_row_bytes(int slice_columns) { return 2 * slice_columns + 64; }
 
 // The place of unit p of 32 columns `group` in the row of a token.
@@ -61,7 +58,7 @@ __device__ __forceinline__ float round_4(const float4& v, uint32_t& low, uint32_
 // Brings the block's slice of x, times the norm's weight, into shared memory. The norm's factor 1 / rms(x) of
 // each token goes to inverse_rms (1 without a norm): it is applied to the finished sums. Each warp takes 256
 // columns of a token at a time.
-template <int kTokens>
+template <int kTokens, int kWarps>
 __device__ __noinline__ void stage_input(const FewTokenParams& p, unsigned char* shared) {
   const int slice_begin = static_cast<int>(blockIdx.y) * p.slice_columns;
   const int lane = lane_index(), group = lane / 4, pair = lane % 4;
@@ -71,7 +68,7 @@ __device__ __noinline__ void stage_input(const FewTokenParams& p, unsigned char*
   auto* squares = reinterpret_cast<float*>(shared + p.shared.squares);
   auto* inverse_rms = reinterpret_cast<float*>(shared + p.shared.inverse_rms);
 #pragma unroll 4
-  for (int task = warp_index(); task < p.tokens * pieces; task += kFewTokenWarps) {
+  for (int task = warp_index(); task < p.tokens * pieces; task += kWarps) {
     const int token = task / pieces, piece = task % pieces;
     const int column = 256 * piece + 32 * group + 4 * pair;
     float4 first = load_input_4(p, token, slice_begin + column);
@@ -93,10 +90,10 @@ __device__ __noinline__ void stage_input(const FewTokenParams& p, unsigned char*
       sums[sixteen * kTokens + token] = pair == 0 ? first_sum : second_sum;
     }
   }
-  for (int i = threadIdx.x; i < 512 / 4; i += kFewTokenThreads)
+  for (int i = threadIdx.x; i < 512 / 4; i += kWarps * kWarp)
     reinterpret_cast<uint32_t*>(shared + p.shared.zeros)[i] = 0;
   __syncthreads();
-  for (int token = threadIdx.x; token < p.tokens; token += kFewTokenThreads) {
+  for (int token = threadIdx.x; token < p.tokens; token += kWarps * kWarp) {
     float sum = 0;
     if (p.norm != nullptr) {
       for (int piece = 0; piece < pieces; ++piece) sum += squares[token * pieces + piece];

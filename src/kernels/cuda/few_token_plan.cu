@@ -49,17 +49,22 @@ bool has_tensor_kernel(const FewTokenMember& member, int columns) {
 
 // The kernel for a number of tokens.
 struct Kernel {
-  int tokens;         // rows of sums in shared memory
-  int column_tokens;  // tokens of a warp's sums there; 0: sums go to memory
-  int slots;
-  int most_slice;  // columns of a slice, so that several blocks fit or their copies have room
+  int tokens;         // columns of the sums of activations
+  int column_tokens;  // tokens of a warp's sums in shared memory; 0: sums go to memory
+  int warps, slots;
+  int most_slice;  // columns of a slice, so that the rings have room
 };
+template <int kTiles, int kSpread>
+constexpr Kernel kernel_of(int most_slice) {
+  using Shape = FewTokenShape<kTiles, kSpread>;
+  return {Shape::kTokens, kTiles == 1 ? Shape::kColumnTokens : 0, Shape::kWarps, Shape::kSlots, most_slice};
+}
 Kernel kernel_for(int tokens) {
-  if (tokens <= 2) return {2, FewTokenShape<1, 4>::kColumnTokens, FewTokenShape<1, 4>::kSlots, 1 << 20};
-  if (tokens <= 8) return {8, FewTokenShape<1, 1>::kColumnTokens, FewTokenShape<1, 1>::kSlots, 1 << 20};
-  if (tokens <= 16) return {16, 0, FewTokenShape<2, 1>::kSlots, 2048};
-  if (tokens <= 32) return {32, 0, FewTokenShape<4, 1>::kSlots, 1024};
-  return {64, 0, FewTokenShape<8, 1>::kSlots, 1024};
+  constexpr int kNoSlices = 1 << 20;
+  if (tokens <= 2) return kernel_of<1, 4>(kNoSlices);
+  if (tokens <= 8) return kernel_of<1, 1>(kNoSlices);
+  if (tokens <= 32) return kernel_of<4, 1>(1024);
+  return kernel_of<8, 1>(1024);
 }
 
 FewTokenShared lay_out_shared(const FewTokenParams& p, const Kernel& kernel, int slice_columns) {
@@ -75,7 +80,7 @@ FewTokenShared lay_out_shared(const FewTokenParams& p, const Kernel& kernel, int
   shared.sums = take(slice_columns / 16 * kernel.tokens * 4);
   shared.squares = take(p.norm != nullptr ? p.tokens * slice_columns / 256 * 4 : 0);
   shared.inverse_rms = take(p.tokens * 4);
-  shared.partials = take(2 * kFewTokenWarps * 20 * kernel.column_tokens * 4);
+  shared.partials = take(2 * kernel.warps * 20 * kernel.column_tokens * 4);
   bool has_nf4 = false;
   for (int i = 0; i < p.run_count; ++i) {
     has_nf4 = has_nf4 || p.runs[i].dtype == DType::kNF4;
@@ -83,7 +88,7 @@ FewTokenShared lay_out_shared(const FewTokenParams& p, const Kernel& kernel, int
   }
   shared.code = take(has_nf4 ? Nf4Weights::kTableBytes : 0);
   shared.ring_slot = rounded_up(shared.ring_slot, 16);
-  shared.ring = take(kFewTokenWarps * kernel.slots * shared.ring_slot);
+  shared.ring = take(kernel.warps * kernel.slots * shared.ring_slot);
   shared.total = at;
   return shared;
 }
@@ -111,11 +116,12 @@ int tiles_across(const FewTokenParams& p, int slice_columns) {
   return ceil_div(std::min(slice_columns, p.columns), width);
 }
 
-// How the eight warps of a block are arranged: what keeps the slowest warp shortest.
-void arrange_warps(FewTokenParams& p, int blocks, bool sums_meet) {
+// How the warps of a block are arranged: what keeps the slowest warp shortest.
+void arrange_warps(FewTokenParams& p, int blocks, const Kernel& kernel) {
+  const bool sums_meet = kernel.column_tokens > 0;
   int best = 0;
-  for (int column_warps = kFewTokenWarps; column_warps >= 1; column_warps /= 2) {
-    const int row_warps = kFewTokenWarps / column_warps;
+  for (int column_warps = kernel.warps; column_warps >= 1; column_warps /= 2) {
+    const int row_warps = kernel.warps / column_warps;
     if (p.activate == Activate::kGate && row_warps < 2) continue;
     // Each part costs memory traffic: where sums do not meet in shared memory few warps share a tile.
     if (!sums_meet && column_warps > 2) continue;
@@ -148,7 +154,7 @@ bool plan_few_tokens(const FewTokenMachine& machine, FewTokenParams& p, LaunchSh
   slices = ceil_div(padded, p.slice_columns);
   const int most_blocks = machine.multiprocessors * machine.blocks_per_multiprocessor;
   const int blocks = std::max(1, most_blocks / slices);
-  arrange_warps(p, blocks, sums_meet);
+  arrange_warps(p, blocks, kernel);
   p.steps = steps_of(p, p.row_warps);
   int step = 0;
   for (int i = 0; i < p.run_count; ++i) {
@@ -159,7 +165,7 @@ bool plan_few_tokens(const FewTokenMachine& machine, FewTokenParams& p, LaunchSh
   const int sharing = sums_meet ? 1 : p.column_warps;
   p.partial_count = sums_meet && slices == 1 ? 0 : slices * sharing;
   shape.grid = dim3(static_cast<unsigned>(std::min(blocks, p.steps)), static_cast<unsigned>(slices));
-  shape.block = kFewTokenThreads;
+  shape.block = static_cast<unsigned>(kernel.warps * kWarp);
   shape.shared_bytes = static_cast<size_t>(p.shared.total);
   return true;
 }

@@ -18,8 +18,12 @@ template <int kTiles, int kSpread>
 struct FewTokenShape {
   static constexpr int kTokens = 8 * kTiles / kSpread;
   static constexpr int kColumnTokens = 8 / kSpread;
+  // With 3 to 8 tokens the arithmetic needs more warps to keep up with the memory; fewer leave room for a
+  // block of the next kernel, which fills its rings meanwhile.
+  static constexpr int kWarps = kTiles == 1 && kSpread == 1 ? 16 : 8;
+  static constexpr int kThreads = kWarps * kWarp;
   // Tiles of a warp's ring. Many tokens leave less room and keep the arithmetic busier than the memory.
-  static constexpr int kSlots = kTiles == 8 ? 2 : 4;
+  static constexpr int kSlots = kTiles == 8 || kWarps == 16 ? 2 : 4;
   // Sums of one warp and 8 tokens between the warps: [token][20], 16 rows and room against bank conflicts.
   static constexpr int kPartialFloats = 20 * kColumnTokens;
 };
@@ -44,7 +48,7 @@ __device__ __forceinline__ void finish_step(const FewTokenParams& p, const FewTo
   using Shape = FewTokenShape<kTiles, kSpread>;
   const bool gated = p.activate == Activate::kGate;
   const int outputs = gated ? p.row_warps / 2 : p.row_warps;
-  for (int i = threadIdx.x; i < kTileRows * outputs * p.tokens; i += kFewTokenThreads) {
+  for (int i = threadIdx.x; i < kTileRows * outputs * p.tokens; i += Shape::kThreads) {
     const int row_in_tile = i % kTileRows, output = i / kTileRows % outputs, token = i / kTileRows / outputs;
     float sums[2] = {0, 0};
     for (int which = 0; which < (gated ? 2 : 1); ++which) {
@@ -126,7 +130,7 @@ __device__ __forceinline__ void take_run(const FewTokenParams& p, const FewToken
   for (int i = 0; i < kSlots - 1; ++i) issue();
   if (stage) {
     if (!p.waits_late) grid_dependency_wait();
-    stage_input<Shape::kTokens>(p, shared);
+    stage_input<Shape::kTokens, Shape::kWarps>(p, shared);
     __syncthreads();
   }
 
@@ -162,7 +166,7 @@ __device__ __forceinline__ void take_run(const FewTokenParams& p, const FewToken
         }
       }
       float* partials = reinterpret_cast<float*>(shared + p.shared.partials) +
-                        step_count % 2 * kFewTokenWarps * Shape::kPartialFloats;
+                        step_count % 2 * Shape::kWarps * Shape::kPartialFloats;
       float* own = partials + warp * Shape::kPartialFloats;
       const int group = lane / 4, pair = lane % 4;
       if (2 * pair < Shape::kColumnTokens) {
@@ -183,7 +187,8 @@ __device__ __forceinline__ void take_run(const FewTokenParams& p, const FewToken
 // Expected on an H100, Qwen3-8B in Q4_K_M, one token: q, k and v 14.2 MB in 6 us, o 9.4 MB in 4, gate and up
 // 56.6 MB in 20, down 28.3 or 41.3 MB in 11 or 15, lm_head 510 MB in 175 us.
 template <int kTiles, int kSpread>
-__global__ void __launch_bounds__(kFewTokenThreads, kTiles == 8 ? 1 : 2)
+__global__ void __launch_bounds__(FewTokenShape<kTiles, kSpread>::kThreads,
+                                  FewTokenShape<kTiles, kSpread>::kSlots == 2 ? 1 : 2)
     few_token_kernel(const __grid_constant__ FewTokenParams p) {
   auto* shared = dynamic_shared<unsigned char>();
   grid_dependency_launch();

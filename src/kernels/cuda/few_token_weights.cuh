@@ -253,11 +253,11 @@ struct Nf4Weights {
   }
 
   static __device__ void fill_table(const float* tables, unsigned char* table) {
-    for (int i = threadIdx.x; i < 256 * kWarp; i += kFewTokenThreads) {
+    for (int i = threadIdx.x; i < 256 * kWarp; i += static_cast<int>(blockDim.x)) {
       const int byte = i / kWarp;
       reinterpret_cast<uint32_t*>(table)[i] = pack_bf16(tables[byte / 16], tables[byte % 16]);
     }
-    for (int i = threadIdx.x; i < 256; i += kFewTokenThreads)
+    for (int i = threadIdx.x; i < 256; i += static_cast<int>(blockDim.x))
       reinterpret_cast<float*>(table + 256 * 128)[i] = tables[16 + i];
   }
 
