@@ -13,6 +13,11 @@ namespace onggi::cuda {
 void attention_simple(const OpContext& context, const AttentionArgs& args);
 void attention_backward_simple(const OpContext& context, const AttentionBackwardArgs& args);
 
+// For compute capability 9.0, head_dim 128 and bf16. order: tiles of 128 queries (kRowsBefore) in the order
+// in which they are begun, or null.
+void attention_forward_sm90(CudaStream& stream, const AttentionArgs& args, int64_t out_stride,
+                            const int32_t* order);
+
 // Which rows a tile of rows has to do with, and so how long it takes.
 enum class TileWork {
   kRowsBefore,  // from the first row of its first row's segment: queries and their keys

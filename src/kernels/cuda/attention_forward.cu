@@ -25,17 +25,11 @@ struct Forward {
   float scale;  // positive
 };
 
-constexpr float kNoShift = 1e30f;
-constexpr float kSlack = 8;
-
-// What a warp knows of its rows: query row 16 m + g + 8 h of lane 4 g + i is entry [m][h].
+// Of a warp's two blocks of 16 queries.
 template <int kHeadDim>
 struct WarpState {
-  float out[2][kHeadDim / 8][4] = {};  // sums over the keys of 2^(score + shift) v
-  float sum[2][2] = {};                // of 2^(score + shift), over this lane's columns
-  // Minus a score, in exponents of 2, that no other exceeds by more than kSlack: usually the largest so far.
-  // At first beyond all scores, so that whatever was summed before the first key comes to nothing.
-  float shift[2][2] = {{kNoShift, kNoShift}, {kNoShift, kNoShift}};
+  float out[2][kHeadDim / 8][4] = {};  // sums over the keys of weight v
+  RowSums rows[2];
 };
 
 // The warp's scores of the tile's keys, q k not scaled.
@@ -61,70 +55,18 @@ __device__ __forceinline__ void compute_scores(float (&scores)[2][kKeys / 8][4],
   }
 }
 
-// Scores of the keys that a row must not see become -infinity. `row`: the warp's first, `key`: the tile's.
-__device__ __forceinline__ void mask_scores(float (&scores)[2][kKeys / 8][4], const Forward& p, int row,
-                                            int key) {
-  const int group = lane_index() / 4, pair = lane_index() % 4;
-#pragma unroll
-  for (int m = 0; m < 2; ++m)
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const int query = row + 16 * m + 8 * h + group;
-      const int first = p.first_row[min(query, p.tokens - 1)];
-#pragma unroll
-      for (int n = 0; n < kKeys / 8; ++n)
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const int column = key + 8 * n + 2 * pair + i;
-          if (column > query || column < first) scores[m][n][2 * h + i] = -INFINITY;
-        }
-    }
-}
-
-// Turns scores into 2^(scale_log2 score + shift), adds them up, and rescales what was summed before where the
-// shift changes: only when a score exceeds it by so much that sums might leave the range in which they are
-// exact, which after the first tiles is rare. out / sum does not depend on the shift.
+// Turns the scores of keys key .. into weights; `row`: the warp's first.
 template <int kHeadDim>
 __device__ __forceinline__ void softmax_step(float (&scores)[2][kKeys / 8][4], WarpState<kHeadDim>& state,
-                                             float scale_log2) {
-  float largest[2][2];
-  bool exceeds = false;
+                                             const Forward& p, int row, int key) {
+  const bool masked = key + kKeys - 1 > row || key < p.first_row[min(row + kWarpQueries, p.tokens) - 1];
 #pragma unroll
-  for (int m = 0; m < 2; ++m)
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      float own = fmaxf(scores[m][0][2 * h], scores[m][0][2 * h + 1]);
-#pragma unroll
-      for (int n = 1; n < kKeys / 8; ++n)
-        own = fmaxf(own, fmaxf(scores[m][n][2 * h], scores[m][n][2 * h + 1]));
-      largest[m][h] = warp_max<4>(own) * scale_log2;
-      exceeds |= largest[m][h] + state.shift[m][h] > kSlack;
-    }
-  if (__any_sync(kAllLanes, exceeds)) {
-#pragma unroll
-    for (int m = 0; m < 2; ++m)
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const float shift = fminf(state.shift[m][h], -largest[m][h]);
-        const float factor = exp2_approx(shift - state.shift[m][h]);
-        state.shift[m][h] = shift;
-        state.sum[m][h] *= factor;
-#pragma unroll
-        for (int n = 0; n < kHeadDim / 8; ++n) {
-          state.out[m][n][2 * h] *= factor;
-          state.out[m][n][2 * h + 1] *= factor;
-        }
-      }
+  for (int m = 0; m < 2; ++m) {
+    if (masked) mask_scores(scores[m], p.first_row, p.tokens, row + 16 * m, key);
+    float factor[2];
+    if (follow_scores(scores[m], state.rows[m], p.scale * kLog2E, factor)) rescale(state.out[m], factor);
+    exponentiate(scores[m], state.rows[m], p.scale * kLog2E);
   }
-#pragma unroll
-  for (int m = 0; m < 2; ++m)
-#pragma unroll
-    for (int n = 0; n < kKeys / 8; ++n)
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        scores[m][n][i] = exp2_approx(fmaf(scores[m][n][i], scale_log2, state.shift[m][i / 2]));
-        state.sum[m][i / 2] += scores[m][n][i];
-      }
 }
 
 // out += weights v.
@@ -151,21 +93,12 @@ __device__ __forceinline__ void add_values(WarpState<kHeadDim>& state,
 }
 
 template <int kHeadDim>
-__device__ __forceinline__ void store_result(WarpState<kHeadDim>& state, const Forward& p, int head, int row,
-                                             BFloat16* staging) {
-  const int group = lane_index() / 4, pair = lane_index() % 4;
+__device__ __forceinline__ void store_result(const WarpState<kHeadDim>& state, const Forward& p, int head,
+                                             int row, BFloat16* staging) {
 #pragma unroll
   for (int m = 0; m < 2; ++m) {
     float factor[2];
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const float sum = warp_sum<4>(state.sum[m][h]);
-      const int query = row + 16 * m + 8 * h + group;
-      factor[h] = 1.0f / sum;
-      if (p.log_sum_exp != nullptr && pair == 0 && query < p.tokens)
-        p.log_sum_exp[static_cast<int64_t>(query) * p.query_heads + head] =
-            (log2_approx(sum) - state.shift[m][h]) * kLn2;
-    }
+    finish_rows(state.rows[m], row + 16 * m, p.tokens, head, p.query_heads, p.log_sum_exp, factor);
     store_rows<kHeadDim>(state.out[m], factor, staging + 16 * m * kHeadDim, p.out + head * kHeadDim,
                          p.out_stride, row + 16 * m, p.tokens);
   }
@@ -207,8 +140,7 @@ __global__ void __launch_bounds__(kThreads, 2) attention_forward_kernel(Forward 
     float scores[2][kKeys / 8][4] = {};
     if (sees) {
       compute_scores(scores, queries, keys, lane);
-      if (key + kKeys - 1 > row || key < p.first_row[last_row]) mask_scores(scores, p, row, key);
-      softmax_step(scores, state, p.scale * kLog2E);
+      softmax_step(scores, state, p, row, key);
     }
     cp_async_wait<0>();
     __syncthreads();  // the values are there, and everyone is done with the keys

@@ -5,12 +5,10 @@
 #include <cstdint>
 
 #include "kernels/cuda/attention.h"
+#include "kernels/cuda/attention_softmax.cuh"
 #include "kernels/cuda/launch.cuh"
 
 namespace onggi::cuda {
-
-inline constexpr float kLog2E = 1.4426950408889634f;
-inline constexpr float kLn2 = 0.6931471805599453f;
 
 // Rows of kHeadDim bf16 in shared memory, dense, their 16-byte pieces swapped so that ldmatrix meets no bank
 // twice: piece c of row r lies where c XOR (r % 8) would. A warp reads 16 x 16 blocks that begin at a
