@@ -3,7 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <chrono>
+#include <ctime>
 #include <functional>
 #include <string>
 #include <vector>
@@ -156,13 +156,13 @@ __global__ void __launch_bounds__(256) many_barriers(int* out) {
 TEST(Emulator, IsFastEnoughForEveryKernel) {
   CudaStream stream(0);
   const Buffer out = stream.allocate(256 * sizeof(int));
-  const auto start = std::chrono::steady_clock::now();
   constexpr int kBlocks = 20;
+  // Of this process: other work of the machine does not count.
+  const std::clock_t start = std::clock();
   launch(stream, "barriers", {.grid = kBlocks, .block = 256}, many_barriers, out.as<int>());
-  const std::chrono::duration<double, std::milli> taken = std::chrono::steady_clock::now() - start;
-  RecordProperty("milliseconds_per_block", std::to_string(taken.count() / kBlocks));
-  // About 0.3 ms; sanitizers and busy machines are given room.
-  EXPECT_LT(taken.count() / kBlocks, 20.0);
+  const double milliseconds = 1e3 * static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
+  // About 0.3 ms a block; sanitizers are given room.
+  EXPECT_LT(milliseconds / kBlocks, 10.0);
 }
 
 }  // namespace
