@@ -152,10 +152,14 @@ std::ostream& operator<<(std::ostream& out, const LinearCase& c) {
 std::vector<LinearCase> linear_cases() {
   std::vector<LinearCase> cases;
   for (const DType weight : {DType::kF32, DType::kF16, DType::kBF16, DType::kNF4}) {
-    cases.push_back({weight, DType::kBF16, DType::kBF16, 67, 51, 128});
-    cases.push_back({weight, DType::kBF16, DType::kF32, 70, 96, 192, Output::kAccumulate});
+    // More tokens than few_token_linear takes.
+    const int64_t many = weight == DType::kNF4 ? 200 : 70;
+    cases.push_back({weight, DType::kBF16, DType::kBF16, many, 51, 128});
+    cases.push_back({weight, DType::kBF16, DType::kF32, many, 96, 192, Output::kAccumulate});
     cases.push_back({weight, DType::kF32, DType::kF32, 5, 33, 64});
   }
+  cases.push_back({DType::kQ4_K, DType::kBF16, DType::kBF16, 200, 51, 256});
+  cases.push_back({DType::kQ6_K, DType::kF32, DType::kF32, 20, 33, 256});
   cases.push_back({DType::kBF16, DType::kBF16, DType::kBF16, 66, 13, 77, Output::kAccumulate});
   cases.push_back({DType::kBF16, DType::kF32, DType::kF32, 3, 7, 13, Output::kAccumulate});
   return cases;
@@ -239,6 +243,7 @@ struct GroupCase {
   Spare spare = Spare::kPadded;
   bool has_residual = false;
   bool keeps_u = true;
+  bool has_norm = false;               // in the forward
   Output output = Output::kOverwrite;  // of dx
 };
 std::ostream& operator<<(std::ostream& out, const GroupCase& c) {
@@ -248,7 +253,7 @@ std::ostream& operator<<(std::ostream& out, const GroupCase& c) {
   out << " R=";
   for (const int64_t rank : c.ranks) out << rank << ",";
   return out << " p=" << c.dropout << (c.spare == Spare::kDense ? " dense" : "")
-             << (c.has_residual ? " residual" : "");
+             << (c.has_residual ? " residual" : "") << (c.has_norm ? " norm" : "");
 }
 
 std::vector<GroupCase> group_cases() {
@@ -266,7 +271,7 @@ std::vector<GroupCase> group_cases() {
       {.tokens = 33, .columns = 320, .rows = {72, 88}, .ranks = {32, 32}, .dropout = 0.5f},
       // Several steps over the tokens in each part.
       {.tokens = 200, .columns = 64, .rows = {24, 16}, .ranks = {16, 16}, .dropout = 0.1f},
-      {.tokens = 50, .columns = 128, .rows = {64, 264}, .ranks = {16, 16}, .keeps_u = false},
+      {.tokens = 193, .columns = 128, .rows = {64, 264}, .ranks = {16, 16}, .keeps_u = false},
       // More than one launch; adapters of different ranks; layers without one.
       {.tokens = 20, .columns = 128, .rows = {40}, .ranks = {48}, .dropout = 0.1f},
       {.tokens = 35, .columns = 128, .rows = {40, 24, 32}, .ranks = {8, 0, 4}, .dropout = 0.1f},
@@ -275,6 +280,7 @@ std::vector<GroupCase> group_cases() {
       // Weights that need no dequantisation: copied, and not.
       {.weight = bf16, .tokens = 150, .columns = 64, .rows = {40, 24}, .ranks = {8, 8}, .dropout = 0.1f},
       {.weight = bf16, .tokens = 33, .columns = 128, .rows = {40}, .ranks = {16}, .has_residual = true},
+      {.weight = DType::kQ4_K, .tokens = 35, .columns = 256, .rows = {40, 24}, .ranks = {8, 8}},
       // No room for u; odd shapes.
       {.weight = nf4,
        .tokens = 33,
@@ -290,7 +296,17 @@ std::vector<GroupCase> group_cases() {
        .dropout = 0.1f,
        .output = Output::kAccumulate},
       {.weight = bf16, .tokens = 40, .columns = 300, .rows = {301}, .ranks = {33}, .dropout = 0.3f},
+      // Inference, with more tokens than few_token_linear takes.
+      {.tokens = 200, .columns = 128, .rows = {40, 24}, .ranks = {8, 8}, .keeps_u = false, .has_norm = true},
+      {.tokens = 200, .columns = 64, .rows = {40}, .ranks = {0}, .has_norm = true},
       // The reference on the card.
+      {.activations = DType::kF32,
+       .tokens = 21,
+       .columns = 64,
+       .rows = {40, 24},
+       .ranks = {4, 4},
+       .dropout = 0.2f,
+       .output = Output::kAccumulate},
       {.activations = DType::kF32, .tokens = 19, .columns = 64, .rows = {40, 24}, .ranks = {4, 4}},
       {.activations = DType::kF32,
        .tokens = 9,
@@ -370,12 +386,19 @@ TEST_P(CudaAdaptedLinearTest, ForwardAgreesWithTheOraclesParts) {
                        .out = expected.out[i].data(),
                        .dropout_stream = 7 + i,
                        .lora_u = expected.u[i].data()};
+  const Floats norm = normal(static_cast<size_t>(c.columns), 23);
+  Floats normed(arrays.x.size());
+  if (c.has_norm) args.norm = norm.data(), args.normed = normed.data(), args.epsilon = 1e-6f;
   const Floats residual = expected.out[0];
   if (c.has_residual) args.residual = residual.data();
   run_adapted_linear_parts(ref_ops(), context(), args);
 
-  const int64_t stride = stride_of(c);
+  // What is yet to be normalised is dense, and its norm has room for u.
+  const int64_t stride = c.has_norm ? c.columns : stride_of(c);
   const DeviceTensor x(c.activations, spread(arrays.x, c.columns, stride));
+  const DeviceTensor device_norm(DType::kF32, norm);
+  const DeviceTensor device_normed(c.activations, static_cast<size_t>(c.tokens * stride_of(c)));
+  if (c.has_norm) args.norm = device_norm.f32(), args.normed = device_normed.view();
   const DeviceTensor device_dropped(c.activations, dropped.size()), u(c.activations, working_u.size());
   const DeviceTensor device_residual(c.activations, residual);
   std::vector<PlacedWeight> placed;

@@ -347,14 +347,14 @@ void adapted_linear(const OpContext& context, const AdaptedLinearArgs& args) {
     const int64_t rank = largest_rank(lora_members(args), args.count);
     const int64_t normed_stride = columns + rounded_to(args.count * rank, kLoraColumnMultiple);
     ONGGI_CHECK(stride == columns, "what is yet to be normalised is dense");
-    cuda_ops().rms_norm(context, {.x = args.x,
-                                  .weight = args.norm,
-                                  .tokens = args.tokens,
-                                  .width = columns,
-                                  .epsilon = args.epsilon,
-                                  .out = args.normed,
-                                  .out_stride = normed_stride,
-                                  .inverse_rms = nullptr});
+    rms_norm(context, {.x = args.x,
+                       .weight = args.norm,
+                       .tokens = args.tokens,
+                       .width = columns,
+                       .epsilon = args.epsilon,
+                       .out = args.normed,
+                       .out_stride = normed_stride,
+                       .inverse_rms = nullptr});
     x = args.normed.as<Bf16>();
     stride = normed_stride;
   }
