@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <deque>
+#include <functional>
 #include <mutex>
 #include <new>
 #include <random>
@@ -48,6 +49,15 @@ class ModelRunner : public StepRunner {
 
   const float* run(KvCache& cache, std::span<const SequenceInput> inputs) override {
     return infer(*model_, session_.compute(), cache, inputs, buffers_);
+  }
+  int64_t most_top_logits() const override {
+    return session_.compute().ops.top_logits != nullptr ? kMaxTopLogits : 0;
+  }
+  TopLogits run_top(KvCache& cache, std::span<const SequenceInput> inputs, int64_t count) override {
+    return infer_top(*model_, session_.compute(), cache, inputs, buffers_, count);
+  }
+  const float* row_of_last_top(int64_t row) override {
+    return logits_row(*model_, session_.compute(), buffers_, row);
   }
   Stream& stream() override { return session_.compute().stream(); }
 
@@ -145,7 +155,10 @@ struct Engine::Impl {
   void admit();
   void preempt(size_t count);
   void run_pass(const std::vector<Sequence*>& sequences, const std::vector<int64_t>& tokens);
+  int64_t top_logits_for_all(const std::vector<Sequence*>& sequences) const;
   void give_logits(const std::vector<Sequence*>& sequences, const float* logits);
+  void give_top_logits(const std::vector<Sequence*>& sequences, const TopLogits& top);
+  void extend(Sequence* sequence, const std::function<std::optional<Ending>()>& next_token);
   void finish(Sequence* sequence, const Ending& ending);
   std::vector<SequenceLoad> loads() const;
   void publish(double step_seconds, size_t batch);
@@ -371,7 +384,12 @@ void Engine::Impl::run_pass(const std::vector<Sequence*>& sequences, const std::
     if (last) with_logits.push_back(&sequence);
   }
   try {
-    give_logits(with_logits, runner->run(cache, inputs));
+    const int64_t count = top_logits_for_all(with_logits);
+    if (count > 0) {
+      give_top_logits(with_logits, runner->run_top(cache, inputs, count));
+    } else {
+      give_logits(with_logits, runner->run(cache, inputs));
+    }
   } catch (...) {
     const Ending ending = ending_of_current_exception();
     if (sequences.size() == 1) return finish(sequences[0], ending);
@@ -382,21 +400,50 @@ void Engine::Impl::run_pass(const std::vector<Sequence*>& sequences, const std::
   }
 }
 
-// logits [sequences, V]. Throws nothing: what goes wrong ends its own sequence.
-void Engine::Impl::give_logits(const std::vector<Sequence*>& sequences, const float* logits) {
-  const size_t vocabulary = static_cast<size_t>(config.vocab_size);
-  for (size_t i = 0; i < sequences.size(); ++i) {
-    std::optional<Ending> ending;
-    try {
-      ending = sequences[i]->extend({logits + i * vocabulary, vocabulary}, config.eos_token_ids);
-      // At each token, not at the end of the answer: rates are read while answers are written.
-      const std::lock_guard lock(mutex);
-      ++stats.generated_tokens;
-    } catch (...) {
-      ending = ending_of_current_exception();
-    }
-    if (ending) finish(sequences[i], *ending);
+// How many of the likeliest logits do for all of these sequences; 0: some need whole rows.
+int64_t Engine::Impl::top_logits_for_all(const std::vector<Sequence*>& sequences) const {
+  int64_t count = 0;
+  for (const Sequence* sequence : sequences) {
+    const int64_t wanted = sequence->top_logits_wanted(runner->most_top_logits(), config.vocab_size);
+    if (wanted == 0) return 0;
+    count = std::max(count, wanted);
   }
+  return count;
+}
+
+// logits [sequences, V].
+void Engine::Impl::give_logits(const std::vector<Sequence*>& sequences, const float* logits) {
+  const auto vocabulary = static_cast<size_t>(config.vocab_size);
+  for (size_t i = 0; i < sequences.size(); ++i)
+    extend(sequences[i], [&] {
+      return sequences[i]->extend({logits + i * vocabulary, vocabulary}, config.eos_token_ids);
+    });
+}
+
+void Engine::Impl::give_top_logits(const std::vector<Sequence*>& sequences, const TopLogits& top) {
+  const auto count = static_cast<size_t>(top.count);
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    const TopRow row{
+        {top.values + i * count, count}, {top.ids + i * count, count}, top.log_sum_exp[i], config.vocab_size};
+    const auto whole_row = [&]() -> std::span<const float> {
+      return {runner->row_of_last_top(static_cast<int64_t>(i)), static_cast<size_t>(config.vocab_size)};
+    };
+    extend(sequences[i], [&] { return sequences[i]->extend(row, whole_row, config.eos_token_ids); });
+  }
+}
+
+// Throws nothing: what goes wrong ends its own sequence.
+void Engine::Impl::extend(Sequence* sequence, const std::function<std::optional<Ending>()>& next_token) {
+  std::optional<Ending> ending;
+  try {
+    ending = next_token();
+    // At each token, not at the end of the answer: rates are read while answers are written.
+    const std::lock_guard lock(mutex);
+    ++stats.generated_tokens;
+  } catch (...) {
+    ending = ending_of_current_exception();
+  }
+  if (ending) finish(sequence, *ending);
 }
 
 void Engine::Impl::finish(Sequence* sequence, const Ending& ending) {

@@ -37,7 +37,23 @@ void Sequence::begin(KvSequence kv) {
 }
 
 std::optional<Ending> Sequence::extend(std::span<const float> logits, const std::vector<int64_t>& eos_ids) {
-  SampledToken token = sampler_.sample(logits, request_.top_logprobs, request_.constraint.get());
+  return take(sampler_.sample(logits, request_.top_logprobs, request_.constraint.get()), eos_ids);
+}
+
+int64_t Sequence::top_logits_wanted(int64_t limit, int64_t vocabulary) const {
+  return top_logits_for(request_.sampling, request_.top_logprobs, request_.constraint.get(), limit,
+                        vocabulary);
+}
+
+std::optional<Ending> Sequence::extend(const TopRow& top,
+                                       const std::function<std::span<const float>()>& whole_row,
+                                       const std::vector<int64_t>& eos_ids) {
+  auto token = sampler_.sample_top(top, request_.top_logprobs, request_.constraint.get());
+  if (!token) return extend(whole_row(), eos_ids);
+  return take(std::move(*token), eos_ids);
+}
+
+std::optional<Ending> Sequence::take(SampledToken token, const std::vector<int64_t>& eos_ids) {
   last_token_time_ = clock_.seconds();
   if (!first_token_) first_token_ = last_token_time_;
   tokens_.push_back(token.id);

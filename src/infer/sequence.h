@@ -50,6 +50,12 @@ class Sequence {
   // Samples the next token of the answer from logits [V] and sends what became sure of the text. Returns the
   // ending that the token brings, if one.
   std::optional<Ending> extend(std::span<const float> logits, const std::vector<int64_t>& eos_ids);
+  // The same from the likeliest logits alone; whole_row is called where they do not tell. `top` has at least
+  // top_logits_wanted() of them.
+  std::optional<Ending> extend(const TopRow& top, const std::function<std::span<const float>()>& whole_row,
+                               const std::vector<int64_t>& eos_ids);
+  // How many of the likeliest logits extend() can do with, at most `limit`; 0: it needs the whole row.
+  int64_t top_logits_wanted(int64_t limit, int64_t vocabulary) const;
 
   // What the client is told at the end.
   GenerationResult result(const Ending& ending) const;
@@ -57,6 +63,8 @@ class Sequence {
   void send(const GenerationResult& result);
 
  private:
+  std::optional<Ending> take(SampledToken token, const std::vector<int64_t>& eos_ids);
+
   GenerationRequest request_;
   std::shared_ptr<GenerationStream> stream_;
   std::vector<int32_t> tokens_;

@@ -353,4 +353,13 @@ TopLogits infer_top(const Model& model, const Compute& compute, KvCache& cache,
   return {count, host, reinterpret_cast<const int32_t*>(host + pairs), host + 2 * pairs};
 }
 
+const float* logits_row(const Model& model, const Compute& compute, InferenceBuffers& buffers, int64_t row) {
+  const auto bytes = model.config.vocab_size * static_cast<int64_t>(sizeof(float));
+  const auto* logits = static_cast<const std::byte*>(buffers.get(kLogitsOut, (row + 1) * bytes));
+  void* host = buffers.get_host(kHostLogits, bytes);
+  compute.stream().copy(host, logits + row * bytes, static_cast<size_t>(bytes));
+  compute.stream().synchronize();
+  return static_cast<const float*>(host);
+}
+
 }  // namespace onggi

@@ -121,6 +121,9 @@ struct TopLogits {
 TopLogits infer_top(const Model& model, const Compute& compute, KvCache& cache,
                     std::span<const SequenceInput> inputs, InferenceBuffers& buffers, int64_t count);
 
+// A whole row f32 [V] of the logits of the last infer_top(), in host memory until the next call.
+const float* logits_row(const Model& model, const Compute& compute, InferenceBuffers& buffers, int64_t row);
+
 // Rows of logits that infer() returns for these inputs.
 int64_t logit_rows(std::span<const SequenceInput> inputs);
 
