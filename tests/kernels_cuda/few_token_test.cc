@@ -89,10 +89,10 @@ struct Placed {
       view.data = copy(host.data.data(), host.data.size());
     }
   }
-  // The kernel for tensor cores, which takes multiples of 256 columns, rounds NF4's code to bf16.
+  // The fast kernels round NF4's code to bf16.
   Floats values(Precision precision) const {
     Floats values = host.decoded;
-    if (view.dtype != DType::kNF4 || precision == Precision::kF32 || view.columns % 256 != 0) return values;
+    if (view.dtype != DType::kNF4 || precision == Precision::kF32) return values;
     const Nf4Tensor tensor = host.nf4.view();
     for (size_t i = 0; i < values.size(); ++i) {
       const int byte = host.nf4.packed[i / 2];
@@ -241,7 +241,12 @@ class FewTokenRun {
         got.push_back(outs[0]->values());
       return got;
     }
-    if (!cuda::few_token_linear(context(), args)) return got;
+    const DeviceActivation u(c_.x_dtype, std::max<size_t>(size_of(c_.tokens, c_.rank), 1));
+    if (!cuda::few_token_linear(context(), args)) {
+      if (c_.precision == Precision::kFast) return got;
+      args.u = u.view();
+      run_adapted_linear(cuda_ops(), context(), args);
+    }
     for (const auto& out : outs) got.push_back(out->values());
     return got;
   }
@@ -395,6 +400,7 @@ TEST(FewToken, GatedLayers) {
                     .gated = Gated::kYes});
 }
 
+// Left to products of f32 matrices, which the blocks become.
 TEST(FewToken, ExactInF32) {
   std::vector<DType> dtypes(std::begin(kDTypes), std::end(kDTypes));
   dtypes.push_back(DType::kF32);
@@ -410,13 +416,6 @@ TEST(FewToken, ExactInF32) {
                     .precision = Precision::kF32});
 }
 
-// What the tensor cores cannot read is computed without them.
-TEST(FewToken, OddShapesOfPlainWeights) {
-  expect_close({.dtypes = {DType::kBF16}, .rows = {19}, .columns = 83, .tokens = 3});
-  expect_close({.dtypes = {DType::kNF4}, .rows = {19}, .columns = 192, .tokens = 3});
-  expect_close({.dtypes = {DType::kF32}, .rows = {19}, .columns = 40, .tokens = 2, .x_dtype = DType::kF32});
-}
-
 TEST(FewToken, DeclinesWhatOthersDoBetter) {
   const Placed weight(DType::kQ4_K, 16, 256, 1);
   const DeviceActivation x(DType::kBF16, normal(256 * 300, 2)), out(DType::kBF16, size_t{16 * 300});
@@ -426,9 +425,18 @@ TEST(FewToken, DeclinesWhatOthersDoBetter) {
   args.members[0].weight = weight.view;
   args.members[0].out = out.view();
   EXPECT_FALSE(cuda::few_token_linear(context(), args));
-  args.tokens = 17;
+  args.tokens = 3;
   args.precision = Precision::kF32;
   EXPECT_FALSE(cuda::few_token_linear(context(), args));
+  args.precision = Precision::kFast;
+  // Rows of 166 bytes, and absmaxes that lie askew.
+  const Placed odd(DType::kBF16, 16, 83, 1), askew(DType::kNF4, 16, 192, 1);
+  for (const Placed* one : {&odd, &askew}) {
+    args.members[0].weight = one->view;
+    EXPECT_FALSE(cuda::few_token_linear(context(), args));
+  }
+  args.members[0].weight = weight.view;
+  EXPECT_TRUE(cuda::few_token_linear(context(), args));
 }
 
 // --- Blocks

@@ -16,8 +16,6 @@ namespace {
 // once more, a library's product reads and writes 4 bytes a weight for it.
 constexpr int64_t kMostTokens = 192;
 constexpr int64_t kMostTokensPlain = 64;
-// Without tensor cores.
-constexpr int64_t kMostTokensExact = 16;
 
 // What is the same for linear and gated layers.
 struct Request {
@@ -35,7 +33,7 @@ bool has_lora(const AdaptedLinearArgs& args) {
 
 // Whether the kernels can and should compute it.
 bool takes(const AdaptedLinearArgs& args) {
-  if (args.tokens == 0 || args.tokens > kMostTokens) return false;
+  if (args.tokens == 0 || args.tokens > kMostTokens || args.precision == Precision::kF32) return false;
   if (args.dropout.probability > 0 && has_lora(args)) return false;
   for (int i = 0; i < args.count; ++i) {
     const AdaptedLinearArgs::Member& member = args.members[static_cast<size_t>(i)];
@@ -168,22 +166,14 @@ bool run_piece(const Request& request, FewTokenParams p) {
                                 request.tuning.blocks_per_multiprocessor};
   LaunchShape shape{};
   shape.overlap = request.tuning.overlap_launches ? Overlap::kWithPrevious : Overlap::kNone;
-  const bool exact = request.args.precision == Precision::kF32 || !plan_few_tokens(machine, p, shape);
-  if (exact) {
-    if (request.gated != nullptr || p.tokens > kMostTokensExact) return false;
-    p.partial_count = 0;
-  }
+  if (!plan_few_tokens(machine, p, shape)) return false;
   // Who writes parts of outputs has no use for the norm, and a block with a slice of x does not see it.
-  if (p.norm != nullptr && (exact || has_parts(p))) {
+  if (p.norm != nullptr && has_parts(p)) {
     queue_norm(request, p);
-    if (!exact) plan_few_tokens(machine, p, shape);
+    plan_few_tokens(machine, p, shape);
   }
   take_scratch(stream, p);
   if (has_lora(request.args)) queue_lora_input(request, stream, p);
-  if (exact) {
-    launch_few_token_exact(stream, p);
-    return true;
-  }
   launch_tensor(stream, p, shape);
   if (p.partials != nullptr) launch_few_token_finish(stream, p, shape.overlap);
   return true;

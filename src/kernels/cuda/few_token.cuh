@@ -131,7 +131,5 @@ void launch_few_token_32(CudaStream& stream, const FewTokenParams& params, const
 void launch_few_token_64(CudaStream& stream, const FewTokenParams& params, const LaunchShape& shape);
 // Adds up the parts and finishes the outputs.
 void launch_few_token_finish(CudaStream& stream, const FewTokenParams& params, Overlap overlap);
-// Without tensor cores and roundings, for any shape; x is normalised already.
-void launch_few_token_exact(CudaStream& stream, const FewTokenParams& params);
 
 }  // namespace onggi::cuda

@@ -20,8 +20,8 @@ struct FewTokenTuning {
 };
 
 // Computes AdaptedLinearArgs where T is small enough for it to be faster than dequantising the weights for a
-// library's product. False: nothing was queued (too many tokens, dropout, lora_u wanted). args.normed is used
-// where the norm cannot be fused; args.u is not used.
+// library's product. False: nothing was queued (too many tokens, f32 precision, dropout, lora_u wanted, rows
+// that are no multiples of 16 bytes). args.normed is used where the norm cannot be fused; args.u is not used.
 bool few_token_linear(const OpContext& context, const AdaptedLinearArgs& args);
 bool few_token_linear(const OpContext& context, const AdaptedLinearArgs& args, const FewTokenTuning& tuning);
 
