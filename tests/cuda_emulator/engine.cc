@@ -6,6 +6,7 @@
 #include <bit>
 #include <cstdarg>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <memory>
@@ -23,7 +24,6 @@ namespace onggi::emulator {
 namespace {
 
 constexpr size_t kMaxThreads = 1024;
-constexpr size_t kMaxSharedBytes = 163 * 1024;
 constexpr size_t kSharedGuardBytes = 1024;
 constexpr int kUnreadable = 0xFF;
 constexpr int kBarriers = 16;
@@ -45,6 +45,7 @@ struct Thread {
   const char* waits_at = "";  // for messages, while it waits
   unsigned mask = 0;          // of the operation that it waits for; 0 at a barrier
   WarpOperation operation = nullptr;
+  const void* address = nullptr;               // of wait_at()
   std::vector<std::vector<AsyncCopy>> groups;  // the oldest first; the last is not committed
 };
 
@@ -229,6 +230,7 @@ void Engine::begin_block() {
     slot->index = index;
     slot->id = id;
     slot->mask = 0;
+    slot->address = nullptr;
     slot->groups.assign(1, {});
     slot->fiber.prepare(&Engine::thread_main);
     warps_[static_cast<size_t>(id / kLanes)].lanes[static_cast<size_t>(id % kLanes)] = &slot->data;
@@ -342,6 +344,30 @@ int block_barrier(const char* name, int id, int threads, int predicate) {
   return barrier.result;
 }
 
+bool emulated_hopper() {
+  const char* value = std::getenv("ONGGI_EMULATED_HOPPER");
+  return value != nullptr && std::strcmp(value, "1") == 0;
+}
+
+size_t most_shared_memory() { return (emulated_hopper() ? 227 : 163) * size_t{1024}; }
+
+void wait_at(const char* name, const void* address) {
+  Engine& self = engine();
+  self.current().mask = 0;
+  self.current().address = address;
+  self.wait(name);
+}
+
+void wake_waiting(const void* address) {
+  Engine& self = engine();
+  for (int id = 0; id < self.count(); ++id) {
+    Thread& thread = self.thread(id);
+    if (thread.state != State::kWaiting || thread.address != address) continue;
+    thread.address = nullptr;
+    self.make_ready(id);
+  }
+}
+
 void queue_copy(void* to, const void* from, int bytes, int source_bytes) {
   if (source_bytes < 0 || source_bytes > bytes) fail("cp.async of %d bytes of %d", source_bytes, bytes);
   expect_aligned(to, static_cast<size_t>(bytes), "cp.async");
@@ -381,7 +407,7 @@ cudaError_t run_grid(const cudaLaunchConfig_t& config, const void* kernel,
   if (size_t{config.gridDim.x} * config.gridDim.y * config.gridDim.z == 0 || config.gridDim.y > 65535 ||
       config.gridDim.z > 65535 || config.gridDim.x > 2147483647U)
     return cudaErrorInvalidConfiguration;
-  if (config.dynamicSmemBytes > kMaxSharedBytes || config.dynamicSmemBytes > allowed_shared_memory(kernel))
+  if (config.dynamicSmemBytes > most_shared_memory() || config.dynamicSmemBytes > allowed_shared_memory(kernel))
     return cudaErrorInvalidValue;
   return enqueue(config.stream, [config, thread] { return run_now(config, thread); });
 }

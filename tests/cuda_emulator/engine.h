@@ -38,6 +38,10 @@ int threads_of_block();
 // The calling thread's lane in its warp.
 int lane_of_thread();
 
+// Gives way until another thread calls wake_waiting() with the same address (a barrier in shared memory).
+void wait_at(const char* name, const void* address);
+void wake_waiting(const void* address);
+
 // cp.async: the destination is unreadable (0xFF) until the wait; then it holds what the source had.
 void queue_copy(void* to, const void* from, int bytes, int source_bytes);
 void commit_copies();
@@ -57,6 +61,12 @@ inline void expect_aligned(const void* address, size_t alignment, const char* op
 // is launched.
 cudaError_t run_grid(const cudaLaunchConfig_t& config, const void* kernel,
                      const std::function<void()>& thread);
+
+// ONGGI_EMULATED_HOPPER=1 in the environment: the device says that it is an H100 (compute capability 9.0), and
+// its kernels run. Else it is an A100.
+bool emulated_hopper();
+// Bytes of shared memory that a block can have.
+size_t most_shared_memory();
 
 // Of runtime.cc: does the work now or keeps it for the graph that is captured; what cudaGetErrorString tells;
 // whether device memory's guards are whole ("" if so).

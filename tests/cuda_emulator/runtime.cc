@@ -136,14 +136,14 @@ cudaError_t cudaGetDevice(int* device) {
 }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
   std::snprintf(properties->name, sizeof properties->name, "emulated GPU");
-  properties->major = 8;
+  properties->major = emulated_hopper() ? 9 : 8;
   properties->minor = 0;
   properties->totalGlobalMem = kDeviceBytes;
   return cudaSuccess;
 }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   // A few multiprocessors, so that kernels that spread over all of them stay small.
-  *value = attribute == cudaDevAttrMultiProcessorCount ? 4 : 163 * 1024;
+  *value = attribute == cudaDevAttrMultiProcessorCount ? 4 : static_cast<int>(most_shared_memory());
   return cudaSuccess;
 }
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {

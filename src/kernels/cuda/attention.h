@@ -13,7 +13,10 @@ namespace onggi::cuda {
 void attention_simple(const OpContext& context, const AttentionArgs& args);
 void attention_backward_simple(const OpContext& context, const AttentionBackwardArgs& args);
 
-// For compute capability 9.0, head_dim 128 and bf16. order: tiles of 128 queries (kRowsBefore) in the order
+// Whether the stream's card runs the *_sm90 kernels, which no other does: neither older nor younger ones.
+inline bool is_hopper(const CudaStream& stream) { return stream.compute_capability() == 90; }
+
+// For is_hopper(), head_dim 128 and bf16. order: tiles of 128 queries (kRowsBefore) in the order
 // in which they are begun, or null.
 void attention_forward_sm90(CudaStream& stream, const AttentionArgs& args, int64_t out_stride,
                             const int32_t* order);

@@ -30,7 +30,7 @@ struct Backward {
 void attention_backward_keys(CudaStream& stream, const Backward& p, int64_t head_dim);
 void attention_backward_queries(CudaStream& stream, const Backward& p, int64_t head_dim);
 inline constexpr int kBackwardRows = 128;
-// The same for compute capability 9.0 and head_dim 128.
+// The same for is_hopper() and head_dim 128.
 void attention_backward_keys_sm90(CudaStream& stream, const Backward& p);
 void attention_backward_queries_sm90(CudaStream& stream, const Backward& p);
 

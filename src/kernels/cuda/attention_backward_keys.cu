@@ -173,6 +173,7 @@ void launch_backward_keys(CudaStream& stream, const Backward& p) {
          attention_backward_keys_kernel<kHeadDim>, p);
 }
 void attention_backward_keys(CudaStream& stream, const Backward& p, int64_t head_dim) {
+  if (head_dim == 128 && is_hopper(stream)) return attention_backward_keys_sm90(stream, p);
   head_dim == 128 ? launch_backward_keys<128>(stream, p) : launch_backward_keys<64>(stream, p);
 }
 

@@ -147,6 +147,7 @@ void launch_backward_queries(CudaStream& stream, const Backward& p) {
          attention_backward_queries_kernel<kHeadDim>, p);
 }
 void attention_backward_queries(CudaStream& stream, const Backward& p, int64_t head_dim) {
+  if (head_dim == 128 && is_hopper(stream)) return attention_backward_queries_sm90(stream, p);
   head_dim == 128 ? launch_backward_queries<128>(stream, p) : launch_backward_queries<64>(stream, p);
 }
 

@@ -184,12 +184,15 @@ void attention(const OpContext& context, const AttentionArgs& args) {
                         .rows = kQueries,
                         .work = TileWork::kRowsBefore,
                         .blocks_per_tile = args.query_heads};
-  auto* ranks = static_cast<int32_t*>(stream.scratch(tile_order_bytes(order)));
+  const int32_t* ranks = order_tiles(stream, order, args.segments, args.tokens,
+                                     static_cast<int32_t*>(stream.scratch(tile_order_bytes(order))));
+  if (is_hopper(stream) && args.head_dim == 128)
+    return attention_forward_sm90(stream, args, out_stride, ranks);
   const Forward p{.q = args.q.as<BFloat16>(),
                   .k = args.k.as<BFloat16>(),
                   .v = args.v.as<BFloat16>(),
                   .first_row = args.segments.first_row,
-                  .order = order_tiles(stream, order, args.segments, args.tokens, ranks),
+                  .order = ranks,
                   .out = args.out.as<BFloat16>(),
                   .log_sum_exp = args.log_sum_exp,
                   .out_stride = out_stride,
