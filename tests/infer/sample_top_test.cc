@@ -86,7 +86,7 @@ struct Options {
 // taken, as an engine does. Returns the share of tokens for which they sufficed.
 double sufficient(const SamplingParams& params, const Options& options) {
   const std::vector<int32_t> prompt = {3, 1, 4, 1, 5, 9, 2, 6};
-  constexpr int kAnswers = 20, kTokens = 30;
+  constexpr int kAnswers = 8, kTokens = 24;
   int sufficed = 0;
   for (uint64_t answer = 0; answer < kAnswers; ++answer) {
     SamplingParams own = params;

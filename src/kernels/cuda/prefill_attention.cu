@@ -16,6 +16,7 @@ constexpr int kWarps = 4, kThreads = kWarps * kWarp;
 constexpr int kRows = 128;     // of a tile, 32 per warp
 constexpr int kKeys = 64;      // cached tokens of a step
 constexpr int kPageUnit = 16;  // tokens that surely lie in one page, if the first is a multiple of 16
+constexpr int kUnits = kKeys / kPageUnit;
 
 struct PrefillArgs {
   const BFloat16* q;
@@ -51,15 +52,29 @@ struct Layout {
   static __device__ __forceinline__ int values(int buffer) { return keys(buffer) + kTileBytes; }
 };
 
-// A tile of rows: those of one sequence from first_row on, kRows or what is left.
-struct RowTile {
-  int sequence;   // -1: none
-  int first_row;  // token * group + head
+// What a block works on: a tile of rows of one sequence, a row being token * group + head.
+struct Work {
+  int sequence;
+  int first, count;  // rows; count 0: nothing
+  int past;
+  int all_visible;  // cached tokens that every row sees
+  int length;       // cached tokens that the last row sees
 };
+
+__device__ __forceinline__ Work work_of(const PrefillArgs& args, int sequence, int first) {
+  const int left = args.rows[sequence] * args.group - first, past = args.past[sequence];
+  const int count = left < kRows ? left : kRows;
+  return {.sequence = sequence,
+          .first = first,
+          .count = count,
+          .past = past,
+          .all_visible = past + first / args.group + 1,
+          .length = past + (first + count - 1) / args.group + 1};
+}
 
 // Tiles are numbered sequence by sequence; within one the last tile, which sees most keys, comes first. All
 // lanes of a warp take part.
-__device__ __forceinline__ RowTile find_tile(const PrefillArgs& args, int number) {
+__device__ __forceinline__ Work find_work(const PrefillArgs& args, int number) {
   for (int base = 0; base < args.sequences; base += kWarp) {
     const int sequence = base + lane_index();
     const int rows = sequence < args.sequences ? args.rows[sequence] : 0;
@@ -73,20 +88,12 @@ __device__ __forceinline__ RowTile find_tile(const PrefillArgs& args, int number
     const unsigned reached = __ballot_sync(kAllLanes, number < end);
     if (reached != 0) {
       const int lane = __ffs(static_cast<int>(reached)) - 1;
-      return {base + lane, (__shfl_sync(kAllLanes, end, lane) - 1 - number) * kRows};
+      return work_of(args, base + lane, (__shfl_sync(kAllLanes, end, lane) - 1 - number) * kRows);
     }
     number -= __shfl_sync(kAllLanes, end, kWarp - 1);
   }
-  return {-1, 0};
+  return {};
 }
-
-// What a block works on.
-struct Work {
-  int sequence, kv_head;
-  int first, count;  // rows of the tile, token * group + head
-  int past;
-  int length;  // of the cache that the tile's last row sees
-};
 
 template <typename Element, int kHeadDim>
 __device__ __forceinline__ void load_queries(const PrefillArgs& args, const Work& work,
@@ -95,7 +102,7 @@ __device__ __forceinline__ void load_queries(const PrefillArgs& args, const Work
   const int piece = static_cast<int>(threadIdx.x) % L::kPieces;
   const int64_t token_stride = int64_t{args.kv_heads} * args.group * kHeadDim;
   const BFloat16* q = args.q + args.first_row[work.sequence] * token_stride +
-                      int64_t{work.kv_head} * args.group * kHeadDim + piece * 8;
+                      static_cast<int64_t>(blockIdx.x) * args.group * kHeadDim + piece * 8;
 #pragma unroll 4
   for (int row = static_cast<int>(threadIdx.x) / L::kPieces; row < kRows; row += kThreads / L::kPieces) {
     uint4 packed = make_uint4(0, 0, 0, 0);
@@ -108,38 +115,31 @@ __device__ __forceinline__ void load_queries(const PrefillArgs& args, const Work
   }
 }
 
-// The pages of a step's tokens, one for each kPageUnit.
-struct StepPages {
-  int page[kKeys / kPageUnit];
-};
-__device__ __forceinline__ StepPages load_pages(const PrefillArgs& args, const Work& work, int first_key) {
-  const int32_t* pages = args.pages + work.sequence * args.page_stride;
-  StepPages step;
-#pragma unroll
-  for (int i = 0; i < kKeys / kPageUnit; ++i) {
-    const int token = first_key + i * kPageUnit;
-    step.page[i] = token < work.length ? pages[token >> args.page_shift] : 0;
-  }
-  return step;
+// The page of the step's tokens from first_key + unit * kPageUnit on.
+__device__ __forceinline__ int load_page(const PrefillArgs& args, const Work& work, int first_key, int unit) {
+  const int token = first_key + unit * kPageUnit;
+  if (token >= work.length) return 0;
+  return args.pages[work.sequence * args.page_stride + (token >> args.page_shift)];
 }
 
 // Starts the copies of a step's keys and values. Rows that the tile does not see become zero: what lies there
 // may be anything, NaN too.
 template <typename Element, int kHeadDim>
-__device__ __forceinline__ void copy_step(const PrefillArgs& args, const Work& work, const StepPages& pages,
-                                          int first_key, unsigned char* keys, unsigned char* values) {
+__device__ __forceinline__ void copy_step(const PrefillArgs& args, const Work& work,
+                                          const int (&pages)[kUnits], int first_key, unsigned char* keys,
+                                          unsigned char* values) {
   using L = Layout<kHeadDim>;
   constexpr int kRowsAtOnce = kThreads / L::kPieces;
   static_assert(kPageUnit % kRowsAtOnce == 0);
   const int piece = static_cast<int>(threadIdx.x) % L::kPieces;
   const int row = static_cast<int>(threadIdx.x) / L::kPieces;
   const int row_stride = args.kv_heads * kHeadDim;
-  const int lane_offset = row * row_stride + work.kv_head * kHeadDim + piece * 8;
+  const int lane_offset = row * row_stride + static_cast<int>(blockIdx.x) * kHeadDim + piece * 8;
 #pragma unroll
-  for (int unit = 0; unit < kKeys / kPageUnit; ++unit) {
+  for (int unit = 0; unit < kUnits; ++unit) {
     const int token = first_key + unit * kPageUnit;
     const int64_t cache_row =
-        (static_cast<int64_t>(pages.page[unit]) << args.page_shift) + (token & ((1 << args.page_shift) - 1));
+        (static_cast<int64_t>(pages[unit]) << args.page_shift) + (token & ((1 << args.page_shift) - 1));
     const int64_t offset = cache_row * row_stride + lane_offset;
 #pragma unroll
     for (int i = 0; i < kPageUnit; i += kRowsAtOnce) {
@@ -203,23 +203,19 @@ __device__ __forceinline__ void score(float (&scores)[2][kKeys / 8][4], const un
   }
 }
 
-// Rows see the keys up to their own token. Those beyond the tile's count compute what the last one does, of
-// zeros.
-__device__ __forceinline__ void hide(float (&scores)[2][kKeys / 8][4], const PrefillArgs& args,
-                                     const Work& work, int first_key) {
-  const int pair = lane_index() % 4;
+// visible[row]: how many cached tokens a row of the warp sees.
+__device__ __forceinline__ void hide(float (&scores)[2][kKeys / 8][4], const int* visible, int first_key) {
+  const int first = first_key + 2 * (lane_index() % 4);
 #pragma unroll
   for (int m = 0; m < 2; ++m)
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const int row = warp_index() * 32 + m * 16 + r * 8 + lane_index() / 4;
-      const int token = (work.first + (row < work.count ? row : work.count - 1)) / args.group;
-      const int visible = work.past + token + 1 - first_key - 2 * pair;
+      const int here = visible[m * 16 + r * 8 + lane_index() / 4] - first;
 #pragma unroll
       for (int n = 0; n < kKeys / 8; ++n)
 #pragma unroll
         for (int i = 0; i < 2; ++i)
-          if (8 * n + i >= visible) scores[m][n][2 * r + i] = kNoScore;
+          if (8 * n + i >= here) scores[m][n][2 * r + i] = kNoScore;
     }
 }
 
@@ -310,7 +306,7 @@ __device__ __forceinline__ void store_rows(const PrefillArgs& args, const Work& 
   __syncwarp();
   const int piece = lane % L::kPieces;
   BFloat16* out = args.out + args.first_row[work.sequence] * args.out_stride +
-                  int64_t{work.kv_head} * args.group * kHeadDim + piece * 8;
+                  static_cast<int64_t>(blockIdx.x) * args.group * kHeadDim + piece * 8;
 #pragma unroll 4
   for (int row = lane / L::kPieces; row < 32; row += kWarp / L::kPieces) {
     const int of_tile = warp_index() * 32 + row;
@@ -329,25 +325,28 @@ __global__ void __launch_bounds__(kThreads, 2) prefill_attention_kernel(PrefillA
   auto* shared = dynamic_shared<unsigned char>();
   grid_dependency_launch();
   grid_dependency_wait();
-  const RowTile tile = find_tile(args, static_cast<int>(blockIdx.y));
-  if (tile.sequence < 0) return;
-  const int rows = args.rows[tile.sequence] * args.group;
-  Work work{.sequence = tile.sequence,
-            .kv_head = static_cast<int>(blockIdx.x),
-            .first = tile.first_row,
-            .count = rows - tile.first_row < kRows ? rows - tile.first_row : kRows,
-            .past = args.past[tile.sequence],
-            .length = 0};
-  work.length = work.past + (work.first + work.count - 1) / args.group + 1;
+  // In shared memory for the sake of registers, of which the loop needs all.
+  __shared__ Work work;
+  __shared__ int pages[2][kUnits];  // of the next step and the one after
+  const int unit = static_cast<int>(threadIdx.x);
+  if (warp_index() == 0) {
+    const Work found = find_work(args, static_cast<int>(blockIdx.y));
+    if (unit == 0) work = found;
+    if (unit < 2 * kUnits && found.count > 0)
+      pages[unit / kUnits][unit % kUnits] = load_page(args, found, 0, unit);
+  }
+  __syncthreads();
+  if (work.count == 0) return;
   const int steps = (work.length + kKeys - 1) / kKeys;
 
-  StepPages pages = load_pages(args, work, 0);
-  copy_step<Element, kHeadDim>(args, work, pages, 0, shared + L::keys(0), shared + L::values(0));
+  // Rows see the tokens up to their own. Those beyond the tile's count compute what the last one does, of
+  // zeros.
+  __shared__ int visible[kRows];
+  static_assert(kThreads == kRows);
+  visible[unit] = work.past + (work.first + (unit < work.count ? unit : work.count - 1)) / args.group + 1;
+  copy_step<Element, kHeadDim>(args, work, pages[0], 0, shared + L::keys(0), shared + L::values(0));
   cp_async_commit();
-  pages = load_pages(args, work, kKeys);
   load_queries<Element, kHeadDim>(args, work, shared);
-
-  const int all_visible = work.past + work.first / args.group + 1;  // to every row
 
   const LaneOffsets<kHeadDim> lane;
   unsigned char* queries = shared + warp_index() * 32 * L::kRowBytes;
@@ -357,15 +356,18 @@ __global__ void __launch_bounds__(kThreads, 2) prefill_attention_kernel(PrefillA
     cp_async_wait<0>();
     __syncthreads();  // this step's rows are there, and nobody reads the other buffer any more
     if (step + 1 < steps) {
-      copy_step<Element, kHeadDim>(args, work, pages, first_key + kKeys, shared + L::keys(buffer ^ 1),
-                                   shared + L::values(buffer ^ 1));
+      copy_step<Element, kHeadDim>(args, work, pages[buffer ^ 1], first_key + kKeys,
+                                   shared + L::keys(buffer ^ 1), shared + L::values(buffer ^ 1));
       cp_async_commit();
-      pages = load_pages(args, work, first_key + 2 * kKeys);
     }
+    int page = 0;
+    if (unit < kUnits) page = load_page(args, work, first_key + 2 * kKeys, unit);
     float scores[2][kKeys / 8][4];
     score<Element, kHeadDim>(scores, queries, shared + L::keys(buffer), lane);
-    if (first_key + kKeys > all_visible) hide(scores, args, work, first_key);
+    if (first_key + kKeys > work.all_visible) hide(scores, visible + warp_index() * 32, first_key);
     take_scores(state, scores, args.scale);
+    // This step's own pages were used before its barrier; those of the one after the next take their place.
+    if (unit < kUnits) pages[buffer][unit] = page;
     add_values<Element, kHeadDim>(state, scores, shared + L::values(buffer), lane);
   }
   store_rows(args, work, state, queries);
