@@ -274,6 +274,40 @@ TEST_P(GoldenFast, LossCurve) {
   run_steps(session, Packing::kOneBatch, ActivationPolicy::kKeepAll, 10);
 }
 
+// What is trained is what is served: a prompt in one pass over the cache, and token by token, gives the
+// logits of the training pass, with NF4 weights and an adapter.
+TEST_P(GoldenFast, InferenceIsTheTrainedModel) {
+  if (GetParam().pace == TestDevice::Pace::kSlow) GTEST_SKIP() << "the oracle has one arithmetic";
+  const SafetensorsReader prompts("tests/golden/logits.safetensors");
+  const auto model = load_model(kMini, {.quantization = LoadQuantization::kNf4, .adapter = {}},
+                                session.threads, session.placement());
+  model->adapter = std::make_shared<LoraParameters>(model->config, lora_target_roles(), 16, 16.0);
+  read_golden_adapter("tests/golden/adapter_final.safetensors", model->config, *model->adapter,
+                      model->adapter->values);
+  model->adapter->place(compute.stream());
+  const PlainBatch batch(ids_of(prompts, "ids.0"));
+  const auto vocabulary = static_cast<size_t>(model->config.vocab_size);
+  std::vector<float> expected(batch.ids.size() * vocabulary);
+  TrainingMemory memory(*model, compute, 64, ActivationPolicy::kKeepAll);
+  logits_of_batch(*model, compute, batch.view(), memory, expected.data());
+
+  KvCache cache(model->config, 16, compute.activation_dtype(), compute.stream());
+  InferenceBuffers buffers(compute.stream());
+  KvSequence whole(cache), stepwise(cache);
+  ASSERT_TRUE(whole.reserve(static_cast<int64_t>(batch.ids.size())));
+  const SequenceInput prompt{&whole, batch.ids, SequenceInput::Logits::kAll};
+  const float* logits = infer(*model, compute, cache, std::span(&prompt, 1), buffers);
+  EXPECT_TRUE(close_in_norm({logits, expected.size()}, expected, kFastLimit));
+  for (size_t i = 0; i < batch.ids.size(); ++i) {
+    ASSERT_TRUE(stepwise.reserve(static_cast<int64_t>(i) + 1));
+    const SequenceInput token{&stepwise, std::span(batch.ids).subspan(i, 1)};
+    const float* row = infer(*model, compute, cache, std::span(&token, 1), buffers);
+    EXPECT_TRUE(
+        close_in_norm({row, vocabulary}, std::span(expected).subspan(i * vocabulary, vocabulary), kFastLimit))
+        << "token " << i;
+  }
+}
+
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(Golden);
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(GoldenFast);
 INSTANTIATE_TEST_SUITE_P(Devices, GoldenFast, ::testing::ValuesIn(test_devices()),
