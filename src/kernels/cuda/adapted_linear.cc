@@ -337,7 +337,9 @@ int64_t row_padding(Precision precision, int64_t rank) {
 
 void adapted_linear(const OpContext& context, const AdaptedLinearArgs& args) {
   if (args.tokens == 0) return;
-  if (args.x.dtype == DType::kF32) return run_adapted_linear_parts(cuda_ops(), context, args);
+  // The residual stream of inference is f32 in fast runs too: the norm, fused or not, makes bf16 of it.
+  const DType input = args.norm != nullptr ? args.normed.dtype : args.x.dtype;
+  if (input == DType::kF32) return run_adapted_linear_parts(cuda_ops(), context, args);
   if (few_token_linear(context, args)) return;
   ONGGI_CHECK(args.residual.is_null() || args.count == 1);
   const int64_t columns = args.members[0].weight.columns;
