@@ -277,7 +277,7 @@ TEST_P(GoldenFast, LossCurve) {
 // What is trained is what is served: a prompt in one pass over the cache, and token by token, gives the
 // logits of the training pass, with NF4 weights and an adapter.
 TEST_P(GoldenFast, InferenceIsTheTrainedModel) {
-  if (GetParam().pace == TestDevice::Pace::kSlow) GTEST_SKIP() << "the oracle has one arithmetic";
+  if (GetParam().ops == &ref_ops()) GTEST_SKIP() << "the oracle has one arithmetic";
   const SafetensorsReader prompts("tests/golden/logits.safetensors");
   const auto model = load_model(kMini, {.quantization = LoadQuantization::kNf4, .adapter = {}},
                                 session.threads, session.placement());
@@ -285,7 +285,9 @@ TEST_P(GoldenFast, InferenceIsTheTrainedModel) {
   read_golden_adapter("tests/golden/adapter_final.safetensors", model->config, *model->adapter,
                       model->adapter->values);
   model->adapter->place(compute.stream());
-  const PlainBatch batch(ids_of(prompts, "ids.0"));
+  std::vector<int32_t> ids = ids_of(prompts, "ids.0");
+  if (GetParam().pace == TestDevice::Pace::kSlow) ids.resize(3);
+  const PlainBatch batch(ids);
   const auto vocabulary = static_cast<size_t>(model->config.vocab_size);
   std::vector<float> expected(batch.ids.size() * vocabulary);
   TrainingMemory memory(*model, compute, 64, ActivationPolicy::kKeepAll);

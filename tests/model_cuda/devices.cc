@@ -16,7 +16,7 @@ const std::vector<TestDevice>& test_devices() {
     }
   }();
   static const std::vector<TestDevice> devices =
-      stream ? std::vector<TestDevice>{{"cuda", &cuda_ops(), stream.get(), TestDevice::Pace::kFast}}
+      stream ? std::vector<TestDevice>{{"cuda", &cuda_ops(), stream.get(), TestDevice::Pace::ONGGI_TEST_PACE}}
              : std::vector<TestDevice>{};
   return devices;
 }
