@@ -20,11 +20,13 @@ struct Artefact {
 void ask_again(StageContext& context, const Artefact& reference, const Artefact& changed,
                const ParityBound& bound) {
   const Config& config = context.config;
-  ComputeSession session(context.threads, training_precision(config));
-  const LoadedModel expected = load_chat_model(reference.path, reference.options, context.threads);
+  ComputeSession session(context.device, context.threads, training_precision(config));
+  const LoadedModel expected =
+      load_chat_model(reference.path, reference.options, context.threads, context.device.placement());
   const ParityReference said(expected, session.compute(), parity_prompts(config, load_training_data(config)),
                              config.parity.max_new_tokens, reference.name);
-  const LoadedModel model = load_chat_model(changed.path, changed.options, context.threads);
+  const LoadedModel model =
+      load_chat_model(changed.path, changed.options, context.threads, context.device.placement());
   ParityGate(context.reporter).check(said.compare(model, session.compute(), changed.name, bound));
 }
 
