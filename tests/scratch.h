@@ -10,18 +10,18 @@
 
 namespace onggi {
 
-class Scratch {
+class TemporaryFolder {
  public:
-  Scratch() {
+  TemporaryFolder() {
     const auto* test = testing::UnitTest::GetInstance()->current_test_info();
     path_ = fs::temp_directory_path() / (std::string("onggi_") + test->test_suite_name() + "_" +
                                          test->name() + "_" + std::to_string(getpid()));
     fs::remove_all(path_);
     fs::create_directories(path_);
   }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  ~Scratch() {
+  TemporaryFolder(const TemporaryFolder&) = delete;
+  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
+  ~TemporaryFolder() {
     std::error_code ignored;
     fs::remove_all(path_, ignored);
   }

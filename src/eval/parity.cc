@@ -1,9 +1,11 @@
 #include "eval/parity.h"
 
 #include <algorithm>
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "base/text.h"
 #include "infer/score.h"
 
@@ -39,12 +41,19 @@ ParityReference::ParityReference(const LoadedModel& model, const Compute& comput
   }
 }
 
+std::string ParityReference::prompts_sha256() const {
+  std::string ids;
+  for (const Prompt& prompt : prompts_) ids += nlohmann::ordered_json(prompt.ids).dump() + "\n";
+  return sha256_hex(ids);
+}
+
 ParityResult ParityReference::compare(const LoadedModel& candidate, const Compute& compute,
                                       const std::string& artefact, const ParityBound& bound) const {
   ParityResult result;
   result.artefact = artefact;
   result.reference = name_;
   result.bound = bound;
+  result.prompts_sha256 = prompts_sha256();
   const auto vocabulary = static_cast<size_t>(candidate.model->config.vocab_size);
   double kl_sum = 0;
   int64_t agreeing = 0;
@@ -63,7 +72,7 @@ ParityResult ParityReference::compare(const LoadedModel& candidate, const Comput
       const std::span<const float> actual(logits.data() + i * vocabulary, vocabulary);
       const double kl = kl_divergence(expected, actual);
       kl_sum += kl;
-      result.max_kl = std::max(result.max_kl, kl);
+      note_divergence(result, kl, p + 1);
       const auto said = static_cast<int32_t>(argmax(actual));
       agreeing += said == prompt.answer.ids[i];
       if (said != prompt.answer.ids[i] && result.first_divergence.empty())
@@ -90,11 +99,18 @@ ParityResult ParityReference::compare(const LoadedModel& candidate, const Comput
   return result;
 }
 
+void note_divergence(ParityResult& result, double kl, size_t prompt) {
+  if (result.worst_prompt != 0 && (kl <= result.max_kl || std::isnan(result.max_kl))) return;
+  result.max_kl = kl;
+  result.worst_prompt = prompt;
+}
+
 void judge(ParityResult& result) {
-  if (result.reason.empty() && result.mean_kl > result.bound.max_kl)
+  // Written so that a divergence that is not a number fails.
+  if (result.reason.empty() && !(result.mean_kl <= result.bound.max_kl))
     result.reason =
-        text("the mean KL divergence is {:.4g} nats where {:.4g} is allowed ({})", result.mean_kl,
-             result.bound.max_kl,
+        text("the mean KL divergence is {:.4g} nats where {:.4g} is allowed, most at prompt {} ({})",
+             result.mean_kl, result.bound.max_kl, result.worst_prompt,
              result.first_divergence.empty() ? text("no token differs") : result.first_divergence);
   if (result.reason.empty() && result.agreement < result.bound.min_agreement)
     result.reason = text("{:.2f} % of the most likely tokens agree where {:.2f} % are asked for ({})",
@@ -103,13 +119,20 @@ void judge(ParityResult& result) {
 }
 
 nlohmann::ordered_json ParityResult::to_json() const {
-  return {
-      {"artefact", artefact},   {"reference", reference},
-      {"positions", positions}, {"prompts_equal", prompts_equal},
-      {"mean_kl", mean_kl},     {"max_kl", max_kl},
-      {"agreement", agreement}, {"first_divergence", first_divergence},
-      {"stops", stops},         {"bound", {{"max_kl", bound.max_kl}, {"min_agreement", bound.min_agreement}}},
-      {"passed", passed},       {"reason", reason}};
+  return {{"artefact", artefact},
+          {"reference", reference},
+          {"positions", positions},
+          {"prompts_equal", prompts_equal},
+          {"prompts_sha256", prompts_sha256},
+          {"worst_prompt", worst_prompt},
+          {"mean_kl", mean_kl},
+          {"max_kl", max_kl},
+          {"agreement", agreement},
+          {"first_divergence", first_divergence},
+          {"stops", stops},
+          {"bound", {{"max_kl", bound.max_kl}, {"min_agreement", bound.min_agreement}}},
+          {"passed", passed},
+          {"reason", reason}};
 }
 
 }  // namespace onggi

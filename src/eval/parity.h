@@ -20,6 +20,8 @@ struct ParityResult {
   double mean_kl = 0;     // nats per token, KL(reference || candidate)
   double max_kl = 0;
   double agreement = 1;          // share of positions with the same most likely token
+  size_t worst_prompt = 0;       // counted from 1: where the logits are farthest apart; 0: none compared
+  std::string prompts_sha256;    // of the rendered prompts' ids: equal where gates asked the same
   std::string first_divergence;  // "prompt 2, token 17: ... where ... is expected"; empty: none
   bool prompts_equal = true;     // token ids of all rendered prompts
   bool stops = true;             // every answer that ends in the reference ends in the candidate
@@ -48,12 +50,15 @@ class ParityReference {
     std::vector<float> logits;  // f32 [answer tokens, V]
   };
   const std::vector<Prompt>& prompts() const { return prompts_; }
+  std::string prompts_sha256() const;
 
  private:
   std::string name_;
   std::vector<Prompt> prompts_;
 };
 
+// Notes the divergence at one position (nats) of a prompt (counted from 1).
+void note_divergence(ParityResult& result, double kl, size_t prompt);
 // Sets passed and reason from the figures and the bound.
 void judge(ParityResult& result);
 

@@ -6,6 +6,7 @@
 #include "base/text.h"
 #include "eval/parity.h"
 #include "eval/validation.h"
+#include "pipeline/artefacts.h"
 #include "pipeline/session.h"
 #include "quantize/adapter_gguf.h"
 #include "quantize/convert.h"
@@ -135,6 +136,7 @@ nlohmann::ordered_json Converter::register_model(const fs::path& gguf) {
 
 StageOutcome Converter::run() {
   require_results(context_, "merge");
+  confirm_merged(context_);
   const fs::path merged = config_.merged_dir();
   {
     const LoadedModel model = load_chat_model(merged, {}, context_.threads, context_.device.placement());

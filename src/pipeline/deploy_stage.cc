@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "base/text.h"
 #include "eval/validation.h"
+#include "pipeline/artefacts.h"
 #include "pipeline/service_probe.h"
 #include "pipeline/session.h"
 #include "serve/loadtest.h"
@@ -52,7 +53,7 @@ void Deployment::start(const fs::path& gguf) {
   LoadedModel model = load_chat_model(gguf, {}, context_.threads, context_.device.placement());
   tokenizer_ = model.tokenizer;
   vocabulary_ = model.model->config.vocab_size;
-  const Dataset training = load_dataset(config_.data.train_file);
+  const Dataset training = load_training_data(config_);
   prompts_ = parity_prompts(config_, training);
   question_ = training.rows.front().question;
   {
@@ -127,6 +128,7 @@ void Deployment::print_endpoints() const {
 StageOutcome Deployment::run() {
   const auto converted = require_results(context_, "convert");
   const fs::path gguf = converted.at("served").get<std::string>();
+  confirm_converted(context_);
   start(gguf);
   nlohmann::ordered_json report = {{"served", gguf.string()},
                                    {"model", config_.ollama_name()},

@@ -35,6 +35,18 @@ bool Manifest::is_done(const std::string& stage, const std::string& fingerprint)
   return true;
 }
 
+std::vector<fs::path> Manifest::changed_outputs(const std::string& stage) const {
+  std::vector<fs::path> changed;
+  const auto found = json_["stages"].find(stage);
+  if (found == json_["stages"].end()) return changed;
+  for (const auto& output : found->value("outputs", nlohmann::ordered_json::array())) {
+    const fs::path path = output.value("path", "");
+    if (!fs::is_regular_file(path) || sha256_hex_of_file(path) != output.value("sha256", ""))
+      changed.push_back(path);
+  }
+  return changed;
+}
+
 nlohmann::ordered_json Manifest::results(const std::string& stage) const {
   const auto& stages = json_["stages"];
   const auto found = stages.find(stage);
@@ -45,7 +57,9 @@ nlohmann::ordered_json Manifest::results(const std::string& stage) const {
 void Manifest::finish(const Finished& finished) {
   auto outputs = nlohmann::ordered_json::array();
   for (const fs::path& output : finished.outputs)
-    outputs.push_back({{"path", output.string()}, {"bytes", fs::file_size(output)}});
+    outputs.push_back({{"path", output.string()},
+                       {"bytes", fs::file_size(output)},
+                       {"sha256", sha256_hex_of_file(output)}});
   json_["stages"][finished.stage] = {{"status", "done"},
                                      {"finished_at", utc_now_rfc3339()},
                                      {"fingerprint", finished.fingerprint},

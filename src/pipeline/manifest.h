@@ -17,6 +17,8 @@ class Manifest {
 
   // True when the stage finished with this fingerprint and its outputs are still there with the same sizes.
   bool is_done(const std::string& stage, const std::string& fingerprint) const;
+  // Outputs of a finished stage that are not, byte for byte, what it left. Reads them all.
+  std::vector<fs::path> changed_outputs(const std::string& stage) const;
   // What the stage recorded; null when it has not finished.
   nlohmann::ordered_json results(const std::string& stage) const;
 

@@ -158,6 +158,7 @@ ParityResult probe_parity(const ProbeTarget& target, const ParityReference& refe
   result.artefact = text("the service at {}", target.url);
   result.reference = text("the file that it serves");
   result.bound = bound;
+  result.prompts_sha256 = reference.prompts_sha256();
   httplib::Client client = client_for(target.url, target);
   int64_t agreeing = 0;
   double kl_sum = 0;
@@ -200,7 +201,7 @@ ParityResult probe_parity(const ProbeTarget& target, const ParityReference& refe
             logprobs[static_cast<size_t>(order[static_cast<size_t>(k)])];
       const double kl = coarse_kl(expected, named_logprobs(content[i].at("top_logprobs")));
       kl_sum += kl;
-      result.max_kl = std::max(result.max_kl, kl);
+      note_divergence(result, kl, p + 1);
       const bool agrees = content[i].at("bytes").dump() == bytes_key(tokenizer, prompt.answer.ids[i]);
       agreeing += agrees;
       ++result.positions;

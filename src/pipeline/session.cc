@@ -52,13 +52,16 @@ LoadQuantization base_quantization(const Config& config) {
   return config.quantization.load_in_4bit ? LoadQuantization::kNf4 : LoadQuantization::kAsStored;
 }
 
+Dataset load_training_data(const Config& config) {
+  return load_dataset(config.data.train_file,
+                      {config.data.system, think_of(config.data.think), layout_of(config.data.format)});
+}
+
 StageData load_stage_data(const Config& config, const Tokenizer& tokenizer, const ChatTemplate& chat) {
-  const DatasetOptions options{config.data.system, think_of(config.data.think),
-                               layout_of(config.data.format)};
   const SampleOptions sampling{static_cast<size_t>(config.cutoff_len),
                                config.data.train_on_prompt ? TrainOn::kEverything : TrainOn::kAnswers};
   StageData data;
-  data.training = load_dataset(config.data.train_file, options);
+  data.training = load_training_data(config);
   data.training_samples = build_samples(data.training, tokenizer, chat, sampling);
   if (config.data.heldout_file.empty()) return data;
   // Held-out questions are rendered as the training ones are.

@@ -23,6 +23,8 @@ struct StageData {
   std::optional<Dataset> held_out;
   std::optional<SampleSet> held_out_samples;
 };
+// The training rows as every stage must read them: with the configured system prompt, think mode and layout.
+Dataset load_training_data(const Config& config);
 StageData load_stage_data(const Config& config, const Tokenizer& tokenizer, const ChatTemplate& chat);
 
 // Conversations for parity gates: the first prompts of the training data.

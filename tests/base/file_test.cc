@@ -10,19 +10,13 @@
 #include <vector>
 
 #include "base/error.h"
+#include "tests/scratch.h"
 
 namespace onggi {
 namespace {
 
 class FileTest : public testing::Test {
  protected:
-  void SetUp() override {
-    std::string pattern = (fs::temp_directory_path() / "onggi-file-test-XXXXXX").string();
-    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
-    folder_ = pattern;
-  }
-  void TearDown() override { fs::remove_all(folder_); }
-
   std::vector<std::string> names() const {
     std::vector<std::string> result;
     for (const auto& entry : fs::recursive_directory_iterator(folder_))
@@ -30,7 +24,8 @@ class FileTest : public testing::Test {
     return result;
   }
 
-  fs::path folder_;
+  TemporaryFolder temporary_;
+  const fs::path folder_ = temporary_.path();
 };
 
 TEST_F(FileTest, CommitPutsTheWholeFileInPlace) {

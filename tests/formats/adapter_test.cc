@@ -29,7 +29,7 @@ AdapterConfig golden_config() {
 }
 
 TEST(Adapter, ReadsAndWritesPeftsTensorsUnchanged) {
-  Scratch scratch;
+  TemporaryFolder scratch;
   fs::create_directories(scratch / "in");
   fs::copy_file(kGolden, scratch / "in/adapter_model.safetensors");
   write_file(scratch / "in/adapter_config.json", adapter_config_json(golden_config()));
@@ -102,7 +102,7 @@ class BrokenAdapter : public testing::Test {
     writer.commit();
     return message_of<InputError>([&] { AdapterReader adapter(scratch_.path()); });
   }
-  Scratch scratch_;
+  TemporaryFolder scratch_;
 };
 
 TEST_F(BrokenAdapter, NamesTheTensor) {

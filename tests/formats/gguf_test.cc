@@ -182,7 +182,7 @@ TEST(Gguf, AnEmptyTensorLiesInsideTheFile) {
 }
 
 TEST(Gguf, WritesWhatItReads) {
-  Scratch scratch;
+  TemporaryFolder scratch;
   const std::vector<GgufEntry> metadata = {
       {"u8", uint8_t{200}},
       {"i8", int8_t{-3}},
@@ -229,7 +229,7 @@ TEST(Gguf, WritesWhatItReads) {
 }
 
 TEST(Gguf, WriterSpellsTheHeadAsTheFormatSays) {
-  Scratch scratch;
+  TemporaryFolder scratch;
   {
     GgufWriter writer(scratch / "a.gguf", {{"n", uint32_t{7}}, {"l", std::vector<std::string>{"ab"}}},
                       {{"m", DType::kBF16, {3, 4}}});

@@ -34,7 +34,7 @@ TEST(Inspect, DescribesASafetensorsFileAndAnAdapter) {
   const json file = describe("tests/golden/adapter_final.safetensors");
   EXPECT_EQ(file["kind"], "safetensors");
   EXPECT_EQ(file["totals"]["tensors"], 56);
-  Scratch scratch;
+  TemporaryFolder scratch;
   fs::copy_file("tests/golden/adapter_final.safetensors", scratch / "adapter_model.safetensors");
   write_file(scratch / "adapter_config.json", adapter_config_json({}));
   const json adapter = describe(scratch.path());
@@ -44,7 +44,7 @@ TEST(Inspect, DescribesASafetensorsFileAndAnAdapter) {
 }
 
 TEST(Inspect, ShortensLongArraysOfAGguf) {
-  Scratch scratch;
+  TemporaryFolder scratch;
   {
     GgufWriter writer(
         scratch / "a.gguf",
@@ -62,7 +62,7 @@ TEST(Inspect, ShortensLongArraysOfAGguf) {
 }
 
 TEST(Inspect, SaysWhatAPathIsNot) {
-  Scratch scratch;
+  TemporaryFolder scratch;
   EXPECT_THAT(message_of<InputError>([&] { describe(scratch / "absent"); }), HasSubstr("there is no"));
   EXPECT_THAT(message_of<InputError>([&] { describe(scratch.path()); }),
               HasSubstr("neither a model nor an adapter"));

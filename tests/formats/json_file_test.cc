@@ -66,7 +66,7 @@ TEST(JsonFile, GettersNameTheKey) {
 }
 
 TEST(JsonFile, WritesPretty) {
-  Scratch scratch;
+  TemporaryFolder scratch;
   write_json_file(scratch / "a.json", {{"a", 1}, {"b", "옹기"}});
   EXPECT_EQ(read_file(scratch / "a.json"), "{\n  \"a\": 1,\n  \"b\": \"옹기\"\n}\n");
   EXPECT_EQ(read_json_file(scratch / "a.json")["b"], "옹기");

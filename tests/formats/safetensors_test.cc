@@ -126,7 +126,7 @@ TEST(Safetensors, RefusesHostileHeaders) {
 }
 
 TEST(Safetensors, EveryTruncationOfARealFileIsAnError) {
-  Scratch scratch;
+  TemporaryFolder scratch;
   SafetensorsWriter writer(scratch / "a.safetensors", {{"a", DType::kF32, {2, 2}}, {"b", DType::kBF16, {3}}});
   const std::vector<float> data(4, 1.5f);
   writer.write("a", data.data(), 16);
@@ -139,7 +139,7 @@ TEST(Safetensors, EveryTruncationOfARealFileIsAnError) {
 }
 
 TEST(Safetensors, WritesWhatItReads) {
-  Scratch scratch;
+  TemporaryFolder scratch;
   const std::vector<TensorSpec> specs = {{"wide", DType::kF32, {2, 3}},
                                          {"empty", DType::kF32, {0, 3}},
                                          {"name \"quoted\"", DType::kBF16, {5}},
@@ -174,7 +174,7 @@ TEST(Safetensors, WritesWhatItReads) {
 }
 
 TEST(Safetensors, AnUnfinishedWriterLeavesNothing) {
-  Scratch scratch;
+  TemporaryFolder scratch;
   {
     SafetensorsWriter writer(scratch / "a.safetensors", {{"a", DType::kU8, {4}}, {"b", DType::kU8, {4}}});
     writer.write("a", "abcd", 4);
@@ -186,7 +186,7 @@ TEST(Safetensors, AnUnfinishedWriterLeavesNothing) {
 }
 
 TEST(Safetensors, RefusesMisalignedData) {
-  Scratch scratch;
+  TemporaryFolder scratch;
   write_file(scratch / "a.safetensors",
              file_of(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})", 8));
   const SafetensorsReader reader(scratch / "a.safetensors");
@@ -221,7 +221,7 @@ class Sharded : public testing::Test {
     return message_of<InputError>([&] { ShardedSafetensors folder(scratch_.path()); });
   }
 
-  Scratch scratch_;
+  TemporaryFolder scratch_;
   std::vector<ShardPlan> shards_;
 };
 

@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "hub/cache.h"
 #include "tests/hub/fake_hub.h"
+#include "tests/scratch.h"
 
 namespace onggi {
 namespace {
@@ -34,8 +35,6 @@ const std::string kTokenizerBlob = "0967ef424bce6791893e9a57bb952f80fd536e93";
 class HubTest : public ::testing::Test {
  protected:
   HubTest() {
-    char name[] = "/tmp/onggi_hub_XXXXXX";
-    cache_ = mkdtemp(name);
     hub_.add_git("config.json", kConfig, kConfigBlob);
     hub_.add_git("tokenizer.json", kTokenizer, kTokenizerBlob);
     hub_.add_lfs("model.safetensors", weights_);
@@ -46,7 +45,6 @@ class HubTest : public ::testing::Test {
     options_.retry_base_seconds = 0.01;
     options_.max_retries = 3;
   }
-  ~HubTest() override { fs::remove_all(cache_); }
 
   ModelLocation resolve() { return resolve_model("Qwen/Tiny", "main", options_); }
   std::string input_error() {
@@ -62,7 +60,8 @@ class HubTest : public ::testing::Test {
   fs::path incomplete() const { return root() / "blobs" / (sha256_hex(weights_) + ".incomplete"); }
 
   FakeHub hub_;
-  fs::path cache_;
+  TemporaryFolder temporary_;
+  const fs::path cache_ = temporary_.path();
   HubOptions options_;
   const std::string weights_ = noise(300000);
 };

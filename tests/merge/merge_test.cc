@@ -84,7 +84,7 @@ class Merge : public testing::Test {
     return message_of<Expected>([&] { merge(); });
   }
 
-  Scratch scratch_;
+  TemporaryFolder scratch_;
   MergeOptions options_;
   ThreadPool threads_{2};
 };

@@ -100,7 +100,7 @@ class CheckTensors : public testing::Test {
     return message_of<InputError>([&] { check(); });
   }
   const std::string up_ = "model.layers.1.mlp.up_proj.weight";
-  Scratch scratch_;
+  TemporaryFolder scratch_;
   std::vector<TensorSpec> specs_;
 };
 

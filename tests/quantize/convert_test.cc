@@ -13,7 +13,7 @@
 #include "quantize/adapter_gguf.h"
 #include "quantize/modelfile.h"
 #include "tests/quantize/golden_adapter.h"
-#include "tests/quantize/temporary_folder.h"
+#include "tests/scratch.h"
 #include "tokenizer/tokenizer.h"
 
 namespace onggi {
@@ -35,7 +35,7 @@ class Convert : public testing::Test {
     return folder_.path() / name;
   }
 
-  test::TemporaryFolder folder_;
+  TemporaryFolder folder_;
   ThreadPool threads_{2};
 };
 

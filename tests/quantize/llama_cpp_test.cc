@@ -11,7 +11,7 @@
 #include "quantize/convert.h"
 #include "tests/quantize/golden_adapter.h"
 #include "tests/quantize/llama_library.h"
-#include "tests/quantize/temporary_folder.h"
+#include "tests/scratch.h"
 #include "tokenizer/tokenizer.h"
 
 namespace onggi {
@@ -39,7 +39,7 @@ class RealLlama : public testing::Test {
     return options.output;
   }
 
-  test::TemporaryFolder folder_;
+  TemporaryFolder folder_;
   ThreadPool threads_{2};
 };
 

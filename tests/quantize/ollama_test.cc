@@ -9,7 +9,7 @@
 #include <thread>
 
 #include "base/error.h"
-#include "tests/quantize/temporary_folder.h"
+#include "tests/scratch.h"
 
 namespace onggi {
 namespace {
@@ -99,7 +99,7 @@ class Ollama : public testing::Test {
     };
   }
 
-  test::TemporaryFolder folder_;
+  TemporaryFolder folder_;
   OllamaOptions options_;
   std::vector<std::string> statuses_;
   uint64_t sent_ = 0;

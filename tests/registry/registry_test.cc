@@ -2,9 +2,9 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include "base/error.h"
+#include "tests/scratch.h"
 
 namespace onggi {
 namespace {
@@ -14,16 +14,15 @@ using ::testing::HasSubstr;
 
 class RegistryTest : public ::testing::Test {
  protected:
-  RegistryTest() : folder_(fs::temp_directory_path() / ("onggi-registry-" + std::to_string(getpid()))) {
-    fs::remove_all(folder_);
+  RegistryTest() {
     write_file(folder_ / "a.gguf", "first");
     write_file(folder_ / "b.gguf", "second");
     write_file(folder_ / "hf/config.json", "{}");
     write_file(folder_ / "hf/sub/weights", "w");
   }
-  ~RegistryTest() override { fs::remove_all(folder_); }
 
-  fs::path folder_;
+  TemporaryFolder temporary_;
+  const fs::path folder_ = temporary_.path();
 };
 
 TEST_F(RegistryTest, NumbersVersionsAndKnowsTheSameBytes) {

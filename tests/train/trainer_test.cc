@@ -3,7 +3,12 @@
 
 #include <gtest/gtest.h>
 
+#include <map>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
 #include "base/error.h"
+#include "tests/scratch.h"
 #include "train/schedule.h"
 
 namespace onggi {
@@ -12,8 +17,6 @@ namespace {
 class TrainerTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    folder_ = fs::temp_directory_path() / ("onggi_train_" + std::to_string(getpid()));
-    fs::remove_all(folder_);
     config_ = parse_config(
         "model_name = \"models/onggi-mini\"\n[training]\nmax_steps = 4\nsave_steps = 2\n"
         "learning_rate = 2e-3\n",
@@ -22,19 +25,35 @@ class TrainerTest : public ::testing::Test {
     samples_ =
         build_samples(load_dataset("data/tech_qa_ko.jsonl"), tokenizer, ChatTemplate::of(tokenizer)).samples;
   }
-  void TearDown() override { fs::remove_all(folder_); }
 
   TrainResult run(const Config& config, const fs::path& folder) {
     const auto model =
         load_model("models/onggi-mini", {.quantization = LoadQuantization::kNf4, .adapter = {}}, threads_);
     const Compute compute{cpu_ops(), {threads_, scratch_}, Precision::kFast};
-    return train(config, *model, {samples_, {}, "data"}, compute, folder, uint64_t{4} << 30,
+    return train(config, *model, {samples_, validation_, "data"}, compute, folder, uint64_t{4} << 30,
                  [](const StepRecord&) {});
   }
 
-  fs::path folder_;
+  // Two of the five samples are asked instead of taught.
+  void use_validation_split() {
+    validation_.assign(samples_.begin() + 3, samples_.end());
+    samples_.resize(3);
+  }
+  // A number of training_log.jsonl, by step, where a line has it.
+  std::map<int64_t, double> logged(const char* key, const std::string& run = ".") const {
+    std::map<int64_t, double> values;
+    std::istringstream lines(read_file(folder_ / run / "training_log.jsonl"));
+    for (std::string line; std::getline(lines, line);) {
+      const auto json = nlohmann::json::parse(line);
+      if (json.contains(key)) values[json.at("step").get<int64_t>()] = json.at(key).get<double>();
+    }
+    return values;
+  }
+
+  TemporaryFolder temporary_;
+  const fs::path folder_ = temporary_.path();
   Config config_;
-  std::vector<Sample> samples_;
+  std::vector<Sample> samples_, validation_;
   ThreadPool threads_{2};
   Scratch scratch_{2};
 };
@@ -71,6 +90,95 @@ TEST_F(TrainerTest, NonFiniteLossNamesStepAndLines) {
     EXPECT_NE(std::string(error.what()).find("lines "), std::string::npos) << error.what();
   }
   EXPECT_TRUE(fs::exists(folder_ / "checkpoint-1" / "adapter_model.safetensors"));
+}
+
+TEST_F(TrainerTest, EvaluatesTheValidationSamples) {
+  use_validation_split();
+  config_.training.eval_steps = 3;
+  run(config_, folder_);
+  const auto losses = logged("eval_loss");
+  ASSERT_EQ(losses.size(), 2u);  // at step 3, and at the end
+  EXPECT_TRUE(losses.contains(3) && losses.contains(4));
+  // The last one is the loss of the adapter that was saved, by the code that validation uses: evaluation
+  // takes no part in training and no dropout.
+  const auto tuned =
+      load_model("models/onggi-mini", {.quantization = LoadQuantization::kNf4, .adapter = folder_}, threads_);
+  const Compute compute{cpu_ops(), {threads_, scratch_}, Precision::kFast};
+  TrainingMemory memory(*tuned, compute, 256, ActivationPolicy::kRecomputeBlocks);
+  double sum = 0, labels = 0;
+  for (uint32_t i = 0; i < validation_.size(); ++i) {
+    const PackedBatch batch = pack(validation_, std::span(&i, 1));
+    sum += loss_of_batch(*tuned, compute, {batch.tokens, batch.labels, batch.segment_starts}, memory);
+    labels += static_cast<double>(batch.label_count());
+  }
+  EXPECT_NEAR(losses.at(4), sum / labels, 1e-3 * losses.at(4));
+  EXPECT_LT(losses.at(4), losses.at(3));  // the first steps teach
+}
+
+TEST_F(TrainerTest, EvaluationDoesNotChangeTheRun) {
+  use_validation_split();
+  config_.training.eval_steps = 1;
+  run(config_, folder_ / "often");
+  config_.training.eval_steps = 4;
+  run(config_, folder_ / "once");
+  EXPECT_EQ(read_file(folder_ / "often/adapter_model.safetensors"),
+            read_file(folder_ / "once/adapter_model.safetensors"));
+  EXPECT_EQ(logged("loss", "often"), logged("loss", "once"));
+}
+
+TEST_F(TrainerTest, StopsEarlyAfterPatience) {
+  use_validation_split();
+  // So large a rate ruins the model at once: no evaluation is better than the first.
+  config_.training.learning_rate = 0.5;
+  config_.training.max_steps = 10;
+  config_.training.eval_steps = 1;
+  config_.training.early_stopping_patience = 2;
+  const TrainResult result = run(config_, folder_);
+  EXPECT_TRUE(result.stopped_early);
+  EXPECT_EQ(result.best_step, 1);
+  EXPECT_EQ(result.steps, 3);
+  EXPECT_TRUE(fs::exists(folder_ / "checkpoint-3"));
+  const auto losses = logged("eval_loss");
+  ASSERT_EQ(losses.size(), 3u);
+  EXPECT_DOUBLE_EQ(losses.at(1), result.best_evaluation_loss);
+  EXPECT_GE(losses.at(2), losses.at(1));
+  EXPECT_GE(losses.at(3), losses.at(1));
+  // Without best-at-end, the last step is what stays.
+  EXPECT_EQ(read_file(folder_ / "adapter_model.safetensors"),
+            read_file(folder_ / "checkpoint-3/adapter_model.safetensors"));
+}
+
+TEST_F(TrainerTest, LoadsTheBestModelAtTheEnd) {
+  use_validation_split();
+  config_.training.learning_rate = 0.5;
+  config_.training.eval_steps = 1;
+  config_.training.save_steps = 4;
+  config_.training.save_total_limit = 1;  // the best one is not among the newest, and is kept
+  config_.training.load_best_model_at_end = true;
+  const TrainResult result = run(config_, folder_);
+  EXPECT_FALSE(result.stopped_early);
+  EXPECT_EQ(result.steps, 4);
+  ASSERT_EQ(result.best_step, 1);
+  EXPECT_EQ(read_file(folder_ / "adapter_model.safetensors"),
+            read_file(folder_ / "checkpoint-1/adapter_model.safetensors"));
+  EXPECT_NE(read_file(folder_ / "adapter_model.safetensors"),
+            read_file(folder_ / "checkpoint-4/adapter_model.safetensors"));
+}
+
+TEST_F(TrainerTest, PatienceSurvivesAResume) {
+  use_validation_split();
+  config_.training.learning_rate = 0.5;
+  config_.training.max_steps = 10;
+  config_.training.eval_steps = 1;
+  config_.training.save_steps = 2;
+  config_.training.early_stopping_patience = 2;
+  run(config_, folder_);
+  fs::remove_all(folder_ / "checkpoint-3");
+  const TrainResult resumed = run(config_, folder_);
+  EXPECT_EQ(resumed.resumed_from, 2);
+  EXPECT_TRUE(resumed.stopped_early);
+  EXPECT_EQ(resumed.steps, 3);
+  EXPECT_EQ(resumed.best_step, 1);
 }
 
 TEST_F(TrainerTest, TooLittleMemoryNamesWhatWouldFit) {
