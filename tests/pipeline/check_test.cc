@@ -66,7 +66,7 @@ TEST(StageNeeds, StayBelowTheSeedsTable) {
   const Config config = parse_config("", "defaults");
   for (const ModelRequirements& row : seed_requirements()) {
     const ModelConfig model = published_config(row.model);
-    for (const StageNeed& need : estimate_stages({config, model, 8, false})) {
+    for (const StageNeed& need : estimate_stages({config, model, 8})) {
       EXPECT_LE(need.memory_minimum, need.memory_full) << need.stage;
       if (need.stage == "train") {
         EXPECT_LE(need.memory_minimum, row.training_vram.recommended * kGB) << row.model;
@@ -80,11 +80,11 @@ TEST(StageNeeds, StayBelowTheSeedsTable) {
 
 TEST(StageNeeds, DiskIsWhatTheSeedSays) {
   const Config config = parse_config("[merge]\nbase = \"original\"\n", "test");
-  const auto stages = estimate_stages({config, published_config("Qwen3-8B"), 8, false});
+  const auto stages = estimate_stages({config, published_config("Qwen3-8B"), 8});
   EXPECT_NEAR(static_cast<double>(stages[0].disk) / 1e9, 16.4, 0.1);  // the seed: 16 GB
   EXPECT_NEAR(static_cast<double>(stages[3].disk) / 1e9, 16.4, 0.1);
   EXPECT_NEAR(static_cast<double>(stages[4].disk) / 1e9, 5.2, 0.3);  // Qwen's own Q4_K_M file has 5.03 GB
-  EXPECT_EQ(estimate_stages({config, published_config("Qwen3-8B"), 8, true})[0].disk, 0u);
+  EXPECT_EQ(estimate_stages({config, published_config("Qwen3-8B"), 8, {}, true})[0].disk, 0u);
 }
 
 TEST(CheckReport, JudgesTheSeedsTable) {
