@@ -96,7 +96,7 @@ __device__ __forceinline__ void rotate(Halves& x, const Rotation* rotations) {
 }
 
 // kLanes lanes per head: D = 16 kLanes. Grid: T, parts of the heads. Lanes without a head compute on the
-// token's first one and store nothing, since all lanes take part in the sums.
+// token's last value and store nothing, since all lanes take part in the sums.
 template <typename T, int kLanes>
 __global__ void __launch_bounds__(kThreads)
     attention_input_kernel(AttentionInputArgs args, RotaryFrequencies frequencies) {
@@ -117,7 +117,7 @@ __global__ void __launch_bounds__(kThreads)
   };
   // The first head is on its way while the sines and cosines are computed.
   int number = static_cast<int>(blockIdx.y) * kGroups + group;
-  Head head = head_of(args, row, number < heads ? number : 0);
+  Head head = head_of(args, row, number < heads ? number : heads - 1);
   load(head);
   const int64_t to_row = cache_row_of(args.sequences, args.cache, row) * args.kv_heads * args.head_dim;
   for (int i = static_cast<int>(threadIdx.x); i < kHalf; i += kThreads)

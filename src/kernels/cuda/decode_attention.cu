@@ -1,28 +1,22 @@
 // Attention of sequences with one new token each: the cache is read once, and that is all the time it takes.
 //
 // A block has the query heads of one key/value head (up to eight, so that they share what is read) and one
-// range of a sequence's tokens; its warps take chunks of 16 tokens in turns. Keys and values go from global
-// memory to registers in 16-byte pieces that are fragments of mma as they come:
-//   scores^T [tokens, heads] = K [tokens, D] Q^T: the order of the elements within D does not matter as long
-//     as K and Q agree, so a lane's 16 bytes serve as the A of two mma;
-//   out^T [D, heads] = V^T [D, tokens] P^T: the order of D in the output does not matter either, so a lane
-//     takes 16 bytes of four tokens and pairs the tokens within its registers.
-// Streaming softmax per warp, warps merged in shared memory, ranges by the block that comes last, in the
-// order of the ranges whoever that is.
+// range of a sequence's tokens; its warps take chunks of 16 tokens in turns (decode_tokens.cuh). Warps are
+// merged in shared memory, ranges by the block that comes last, in the order of the ranges whoever that is.
 #include <algorithm>
 #include <bit>
 #include <memory>
 
 #include "kernels/cuda/cached_attention.h"
-#include "kernels/cuda/paged_cache.cuh"
+#include "kernels/cuda/decode_tokens.cuh"
 
 namespace onggi::cuda {
 namespace {
 
+using namespace decode;
+
 constexpr int kWarps = 4, kThreads = kWarps * kWarp;
 constexpr int kBlocksPerMultiprocessor = 3;
-constexpr int kHeads = 8;                    // of a block: n of mma
-constexpr int kChunk = 16;                   // tokens
 constexpr int kRangeUnit = kChunk * kWarps;  // a chunk for each warp
 constexpr int kLongRange = 4 * kRangeUnit;   // as many blocks as fit are not worth shorter ones
 constexpr int kMaxSplits = 128;
@@ -84,125 +78,6 @@ __device__ __forceinline__ Range range_of(int split, int length, const SplitRule
   const int share = ((length + splits - 1) / splits + kRangeUnit - 1) / kRangeUnit * kRangeUnit;
   const int begin = split * share;
   return {begin, begin + share < length ? begin + share : length, (length + share - 1) / share};
-}
-
-// Where this lane's pieces of a chunk lie, in elements from the chunk's first row of this head.
-struct Lane {
-  int group, pair;
-  __device__ __forceinline__ Lane() : group(lane_index() / 4), pair(lane_index() % 4) {}
-  __device__ __forceinline__ int key_token(int i) const { return group + 8 * i; }
-  __device__ __forceinline__ int value_token(int i) const { return 2 * pair + (i & 1) + 8 * (i >> 1); }
-};
-
-template <int kHeadDim>
-struct Pieces {
-  static constexpr int kKeys = kHeadDim / 32, kValues = kHeadDim / 64;
-  uint4 keys[kKeys][2];      // elements 32 c + 8 pair .. + 7 of two tokens
-  uint4 values[kValues][4];  // elements 64 e + 8 group .. + 7 of four tokens
-};
-
-// Streaming softmax of the block's heads over the tokens that one warp has seen.
-template <int kHeadDim>
-struct WarpState {
-  float sums[kHeadDim / 16][4] = {};  // out^T before the division; see Pieces and store_state for the order
-  float maximum[2] = {kNoScore, kNoScore};  // of heads 2 pair, 2 pair + 1
-  float total[2] = {0, 0};                  // of this lane's tokens
-};
-
-template <typename Element, int kHeadDim>
-__device__ __forceinline__ void load_keys(Pieces<kHeadDim>& pieces, const Element* keys, int64_t row_stride,
-                                          const Lane& lane, int valid) {
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const int token = lane.key_token(i);
-    const Element* row = keys + token * row_stride + 8 * lane.pair;
-#pragma unroll
-    for (int c = 0; c < Pieces<kHeadDim>::kKeys; ++c)
-      pieces.keys[c][i] = token < valid ? load_once_16(row + 32 * c) : make_uint4(0, 0, 0, 0);
-  }
-}
-
-// What lies beyond the sequence may be anything, NaN too, and must not meet the zeros of the probabilities.
-template <typename Element, int kHeadDim>
-__device__ __forceinline__ void load_values(Pieces<kHeadDim>& pieces, const Element* values,
-                                            int64_t row_stride, const Lane& lane, int valid) {
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const int token = lane.value_token(i);
-    const Element* row = values + token * row_stride + 8 * lane.group;
-#pragma unroll
-    for (int e = 0; e < Pieces<kHeadDim>::kValues; ++e)
-      pieces.values[e][i] = token < valid ? load_once_16(row + 64 * e) : make_uint4(0, 0, 0, 0);
-  }
-}
-
-__device__ __forceinline__ uint32_t word_of(const uint4& piece, int i) {
-  return i == 0 ? piece.x : i == 1 ? piece.y : i == 2 ? piece.z : piece.w;
-}
-
-// scores[0], [1]: token `group` with heads 2 pair, 2 pair + 1; [2], [3]: token group + 8.
-template <typename Element, int kHeadDim>
-__device__ __forceinline__ void score(float (&scores)[4], const Pieces<kHeadDim>& pieces,
-                                      const uint4 (&query)[kHeadDim / 32]) {
-  float other[4] = {0, 0, 0, 0};  // a second chain of sums, since each mma waits for the one before
-#pragma unroll
-  for (int i = 0; i < 4; ++i) scores[i] = 0;
-#pragma unroll
-  for (int c = 0; c < kHeadDim / 32; ++c) {
-    const uint4 &k0 = pieces.keys[c][0], &k1 = pieces.keys[c][1];
-    const uint32_t low[4] = {k0.x, k1.x, k0.y, k1.y}, high[4] = {k0.z, k1.z, k0.w, k1.w};
-    CacheElement<Element>::mma(scores, low, query[c].x, query[c].y);
-    CacheElement<Element>::mma(other, high, query[c].z, query[c].w);
-  }
-#pragma unroll
-  for (int i = 0; i < 4; ++i) scores[i] += other[i];
-}
-
-// Turns scores into probabilities over the new maximum and brings the state to it.
-template <int kHeadDim>
-__device__ __forceinline__ void take_scores(WarpState<kHeadDim>& state, float (&scores)[4], float scale,
-                                            const Lane& lane, int valid) {
-  float factor[2];
-#pragma unroll
-  for (int h = 0; h < 2; ++h) {
-    scores[h] = lane.group < valid ? scores[h] * scale : kNoScore;
-    scores[h + 2] = lane.group + 8 < valid ? scores[h + 2] * scale : kNoScore;
-    float maximum = fmaxf(scores[h], scores[h + 2]);
-#pragma unroll
-    for (int offset = 4; offset < kWarp; offset *= 2)
-      maximum = fmaxf(maximum, __shfl_xor_sync(kAllLanes, maximum, offset));
-    maximum = fmaxf(maximum, state.maximum[h]);
-    factor[h] = exp2_approx(state.maximum[h] - maximum);
-    state.maximum[h] = maximum;
-    scores[h] = exp2_approx(scores[h] - maximum);
-    scores[h + 2] = exp2_approx(scores[h + 2] - maximum);
-    state.total[h] = state.total[h] * factor[h] + scores[h] + scores[h + 2];
-  }
-  if (__any_sync(kAllLanes, factor[0] != 1 || factor[1] != 1)) {
-#pragma unroll
-    for (auto& sums : state.sums) {
-      sums[0] *= factor[0], sums[1] *= factor[1];
-      sums[2] *= factor[0], sums[3] *= factor[1];
-    }
-  }
-}
-
-template <typename Element, int kHeadDim>
-__device__ __forceinline__ void add_values(WarpState<kHeadDim>& state, const Pieces<kHeadDim>& pieces,
-                                           const float (&probabilities)[4]) {
-  const uint32_t b0 = movmatrix_trans(CacheElement<Element>::pack(probabilities[0], probabilities[1]));
-  const uint32_t b1 = movmatrix_trans(CacheElement<Element>::pack(probabilities[2], probabilities[3]));
-#pragma unroll
-  for (int e = 0; e < kHeadDim / 64; ++e) {
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      const uint32_t w0 = word_of(pieces.values[e][0], j), w1 = word_of(pieces.values[e][1], j);
-      const uint32_t w8 = word_of(pieces.values[e][2], j), w9 = word_of(pieces.values[e][3], j);
-      const uint32_t a[4] = {__byte_perm(w0, w1, 0x5410), __byte_perm(w0, w1, 0x7632),
-                             __byte_perm(w8, w9, 0x5410), __byte_perm(w8, w9, 0x7632)};
-      CacheElement<Element>::mma(state.sums[4 * e + j], a, b0, b1);
-    }
-  }
 }
 
 // The warps' states in shared memory; after the block has merged its own, the weights of all ranges.
@@ -363,14 +238,15 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
   grid_dependency_launch();
   grid_dependency_wait();
   const Work work = work_of_block(args);
-  if (args.rows[work.sequence] != 1) return;
-  const int length = args.past[work.sequence] + 1;
+  // Read together, since what is read next depends on them.
+  const int rows = args.rows[work.sequence], length = args.past[work.sequence] + 1;
+  const int64_t out_row = args.first_row[work.sequence];
+  if (rows != 1) return;
   const Range range = range_of(work.split, length, args.rule);
   if (range.begin >= length) return;
 
   const Lane lane;
-  const int64_t row_stride = int64_t{args.kv_heads} * kHeadDim;
-  const int64_t out_row = args.first_row[work.sequence];
+  const int row_stride = args.kv_heads * kHeadDim;
   uint4 query[kHeadDim / 32];
   load_query<Element, kHeadDim>(
       query, args.q + (out_row * args.kv_heads * args.group + work.out_head) * kHeadDim, lane, work.heads);
