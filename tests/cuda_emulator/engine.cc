@@ -407,7 +407,8 @@ cudaError_t run_grid(const cudaLaunchConfig_t& config, const void* kernel,
   if (size_t{config.gridDim.x} * config.gridDim.y * config.gridDim.z == 0 || config.gridDim.y > 65535 ||
       config.gridDim.z > 65535 || config.gridDim.x > 2147483647U)
     return cudaErrorInvalidConfiguration;
-  if (config.dynamicSmemBytes > most_shared_memory() || config.dynamicSmemBytes > allowed_shared_memory(kernel))
+  if (config.dynamicSmemBytes > most_shared_memory() ||
+      config.dynamicSmemBytes > allowed_shared_memory(kernel))
     return cudaErrorInvalidValue;
   return enqueue(config.stream, [config, thread] { return run_now(config, thread); });
 }

@@ -62,8 +62,8 @@ inline void expect_aligned(const void* address, size_t alignment, const char* op
 cudaError_t run_grid(const cudaLaunchConfig_t& config, const void* kernel,
                      const std::function<void()>& thread);
 
-// ONGGI_EMULATED_HOPPER=1 in the environment: the device says that it is an H100 (compute capability 9.0), and
-// its kernels run. Else it is an A100.
+// ONGGI_EMULATED_HOPPER=1 in the environment: the device says that it is an H100 (compute capability 9.0),
+// and its kernels run. Else it is an A100.
 bool emulated_hopper();
 // Bytes of shared memory that a block can have.
 size_t most_shared_memory();
