@@ -163,7 +163,7 @@ void queue_norm(const Request& request, FewTokenParams& p) {
 bool run_piece(const Request& request, FewTokenParams p) {
   CudaStream& stream = cuda_stream(request.context);
   const FewTokenMachine machine{stream.multiprocessors(), stream.max_shared_bytes(),
-                                request.tuning.blocks_per_multiprocessor};
+                                request.tuning.blocks_per_multiprocessor, request.tuning.ring_tiles};
   LaunchShape shape{};
   shape.overlap = request.tuning.overlap_launches ? Overlap::kWithPrevious : Overlap::kNone;
   if (!plan_few_tokens(machine, p, shape)) return false;

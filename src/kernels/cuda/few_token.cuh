@@ -35,7 +35,8 @@ enum class Activate : uint8_t { kNo, kGate };  // kGate: out = silu(member 0) * 
 // Where things lie in shared memory, bytes from its start.
 struct FewTokenShared {
   int zeros, sums, squares, inverse_rms, partials, code, ring;
-  int ring_slot;  // bytes of one tile in the ring
+  int ring_slot;   // bytes of one tile in the ring
+  int ring_slots;  // tiles of a warp's ring: 2 to 4
   int total;
 };
 

@@ -17,6 +17,9 @@ namespace onggi::cuda {
 struct FewTokenTuning {
   int blocks_per_multiprocessor = 1;
   bool overlap_launches = true;  // programmatic dependent launch (sm_90)
+  // Tiles in the ring of each warp, 2 to 4; 0: as many as leave room for a block of the next kernel, where
+  // its copies can begin early.
+  int ring_tiles = 0;
 };
 
 // Computes AdaptedLinearArgs where T is small enough for it to be faster than dequantising the weights for a

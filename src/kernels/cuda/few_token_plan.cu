@@ -51,13 +51,14 @@ bool has_tensor_kernel(const FewTokenMember& member, int columns) {
 struct Kernel {
   int tokens;         // columns of the sums of activations
   int column_tokens;  // tokens of a warp's sums in shared memory; 0: sums go to memory
-  int warps, slots;
+  int warps;
+  int blocks;      // of a multiprocessor, in registers
   int most_slice;  // columns of a slice, so that the rings have room
 };
 template <int kTiles, int kSpread>
 constexpr Kernel kernel_of(int most_slice) {
   using Shape = FewTokenShape<kTiles, kSpread>;
-  return {Shape::kTokens, kTiles == 1 ? Shape::kColumnTokens : 0, Shape::kWarps, Shape::kSlots, most_slice};
+  return {Shape::kTokens, kTiles == 1 ? Shape::kColumnTokens : 0, Shape::kWarps, Shape::kBlocks, most_slice};
 }
 Kernel kernel_for(int tokens) {
   constexpr int kNoSlices = 1 << 20;
@@ -67,8 +68,10 @@ Kernel kernel_for(int tokens) {
   return kernel_of<8, 1>(1024);
 }
 
-FewTokenShared lay_out_shared(const FewTokenParams& p, const Kernel& kernel, int slice_columns) {
+FewTokenShared lay_out_shared(const FewTokenParams& p, const Kernel& kernel, int slots) {
+  const int slice_columns = p.slice_columns;
   FewTokenShared shared{};
+  shared.ring_slots = slots;
   int at = p.tokens * input_row_bytes(slice_columns);
   const auto take = [&at](int bytes) {
     const int begin = at;
@@ -88,9 +91,26 @@ FewTokenShared lay_out_shared(const FewTokenParams& p, const Kernel& kernel, int
   }
   shared.code = take(has_nf4 ? Nf4Weights::kTableBytes : 0);
   shared.ring_slot = rounded_up(shared.ring_slot, 16);
-  shared.ring = take(kernel.warps * kernel.slots * shared.ring_slot);
+  shared.ring = take(kernel.warps * slots * shared.ring_slot);
   shared.total = at;
   return shared;
+}
+
+// The longest rings that fit: beside another block of their size where registers allow two, else alone.
+FewTokenShared fitting_shared(const FewTokenMachine& machine, const FewTokenParams& p, const Kernel& kernel) {
+  constexpr int kMostTiles = 4, kReserved = 1024;  // bytes of shared memory that each block costs besides
+  const int most = machine.ring_tiles > 0 ? machine.ring_tiles : kMostTiles;
+  if (machine.ring_tiles == 0 && kernel.blocks > 1)
+    for (int slots = most; slots >= 3; --slots) {
+      const FewTokenShared shared = lay_out_shared(p, kernel, slots);
+      if (static_cast<size_t>(2 * (shared.total + kReserved)) <= machine.shared_bytes + kReserved)
+        return shared;
+    }
+  for (int slots = most; slots > 2; --slots) {
+    const FewTokenShared shared = lay_out_shared(p, kernel, slots);
+    if (static_cast<size_t>(shared.total) <= machine.shared_bytes) return shared;
+  }
+  return lay_out_shared(p, kernel, 2);
 }
 
 void make_runs(FewTokenParams& p) {
@@ -127,7 +147,8 @@ void arrange_warps(FewTokenParams& p, int blocks, const Kernel& kernel) {
     if (!sums_meet && column_warps > 2) continue;
     const int rounds = ceil_div(steps_of(p, row_warps), blocks);
     const int cost = rounds * ceil_div(tiles_across(p, p.slice_columns), column_warps);
-    if (best != 0 && cost >= best) continue;
+    // Of equals the one whose warps meet less often.
+    if (best != 0 && cost > best) continue;
     best = cost;
     p.row_warps = row_warps;
     p.column_warps = column_warps;
@@ -147,7 +168,7 @@ bool plan_few_tokens(const FewTokenMachine& machine, FewTokenParams& p, LaunchSh
   int slices = ceil_div(padded, kernel.most_slice);
   for (;; ++slices) {
     p.slice_columns = rounded_up(ceil_div(padded, slices), 256);
-    p.shared = lay_out_shared(p, kernel, p.slice_columns);
+    p.shared = fitting_shared(machine, p, kernel);
     if (static_cast<size_t>(p.shared.total) <= machine.shared_bytes) break;
     if (p.slice_columns == 256) return false;
   }

@@ -13,6 +13,7 @@ struct FewTokenMachine {
   int multiprocessors;
   size_t shared_bytes;  // of a block
   int blocks_per_multiprocessor;
+  int ring_tiles;  // 0: as many as fit
 };
 
 // Fills in runs, steps, slices, shared and the parts of params (not their address), whose members, tokens,

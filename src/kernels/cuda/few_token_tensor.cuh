@@ -22,8 +22,8 @@ struct FewTokenShape {
   // block of the next kernel, which fills its rings meanwhile.
   static constexpr int kWarps = kTiles == 1 && kSpread == 1 ? 16 : 8;
   static constexpr int kThreads = kWarps * kWarp;
-  // Tiles of a warp's ring. Many tokens leave less room and keep the arithmetic busier than the memory.
-  static constexpr int kSlots = kTiles == 8 || kWarps == 16 ? 2 : 4;
+  // Blocks of a multiprocessor that registers are kept for.
+  static constexpr int kBlocks = kTiles == 8 || kWarps == 16 ? 1 : 2;
   // Sums of one warp and 8 tokens between the warps: [token][20], 16 rows and room against bank conflicts.
   static constexpr int kPartialFloats = 20 * kColumnTokens;
 };
@@ -98,11 +98,22 @@ __device__ __forceinline__ void store_part(const FewTokenParams& p, const FewTok
     }
 }
 
+// Until the oldest of `slots` - 1 copies on their way is there.
+__device__ __forceinline__ void wait_for_tile(int slots) {
+  if (slots == 4) {
+    cp_async_wait<2>();
+  } else if (slots == 3) {
+    cp_async_wait<1>();
+  } else {
+    cp_async_wait<0>();
+  }
+}
+
 template <typename Weights, int kTiles, int kSpread>
 __device__ __forceinline__ void take_run(const FewTokenParams& p, const FewTokenRun& run, int first_step,
                                          bool stage, int& step_count, unsigned char* shared) {
   using Shape = FewTokenShape<kTiles, kSpread>;
-  constexpr int kSlots = Shape::kSlots;
+  const int slots = p.shared.ring_slots;
   const int warp = warp_index(), lane = lane_index();
   const int row_warp = warp / p.column_warps, column_warp = warp % p.column_warps;
   const int run_steps = (run.tiles + p.row_warps - 1) / p.row_warps;
@@ -112,7 +123,7 @@ __device__ __forceinline__ void take_run(const FewTokenParams& p, const FewToken
   const int all_tiles = (p.columns + Weights::kColumns - 1) / Weights::kColumns;
   const int slice_begin = static_cast<int>(blockIdx.y) * slice_tiles;
   const int columns = min(slice_tiles, all_tiles - slice_begin);
-  unsigned char* ring = shared + p.shared.ring + warp * kSlots * p.shared.ring_slot;
+  unsigned char* ring = shared + p.shared.ring + warp * slots * p.shared.ring_slot;
 
   TileCursor<Weights> next{column_warp < columns ? first_step : end_step, column_warp};
   int next_slot = 0;
@@ -124,10 +135,10 @@ __device__ __forceinline__ void take_run(const FewTokenParams& p, const FewToken
                      ring + next_slot * p.shared.ring_slot);
     }
     if (next.step < end_step) next.advance(p, column_warp, columns);
-    next_slot = next_slot + 1 == kSlots ? 0 : next_slot + 1;
+    next_slot = next_slot + 1 == slots ? 0 : next_slot + 1;
     cp_async_commit();
   };
-  for (int i = 0; i < kSlots - 1; ++i) issue();
+  for (int i = 0; i < slots - 1; ++i) issue();
   if (stage) {
     if (!p.waits_late) grid_dependency_wait();
     stage_input<Shape::kTokens, Shape::kWarps>(p, shared);
@@ -141,7 +152,7 @@ __device__ __forceinline__ void take_run(const FewTokenParams& p, const FewToken
     const int first_tile = (step - run.first_step) * p.row_warps, tile = first_tile + row_warp;
     float sums[kTiles][4] = {};
     for (int column = column_warp; column < columns; column += p.column_warps) {
-      cp_async_wait<kSlots - 2>();
+      wait_for_tile(slots);
       __syncwarp();  // the tile of all lanes is there; and the slot that is filled next was read by all
       issue();
       if (tile < run.tiles) {
@@ -152,7 +163,7 @@ __device__ __forceinline__ void take_run(const FewTokenParams& p, const FewToken
         Weights::template multiply<kTiles, kSpread>(p.members[owner.member], ring + slot * p.shared.ring_slot,
                                                     shared + p.shared.code, reader, input, sums);
       }
-      slot = slot + 1 == kSlots ? 0 : slot + 1;
+      slot = slot + 1 == slots ? 0 : slot + 1;
     }
     if (p.waits_late) grid_dependency_wait();
     if constexpr (kTiles > 1) {
@@ -188,7 +199,7 @@ __device__ __forceinline__ void take_run(const FewTokenParams& p, const FewToken
 // 56.6 MB in 20, down 28.3 or 41.3 MB in 11 or 15, lm_head 510 MB in 175 us.
 template <int kTiles, int kSpread>
 __global__ void __launch_bounds__(FewTokenShape<kTiles, kSpread>::kThreads,
-                                  FewTokenShape<kTiles, kSpread>::kSlots == 2 ? 1 : 2)
+                                  FewTokenShape<kTiles, kSpread>::kBlocks)
     few_token_kernel(const __grid_constant__ FewTokenParams p) {
   auto* shared = dynamic_shared<unsigned char>();
   grid_dependency_launch();
