@@ -6,7 +6,7 @@
 //
 // One line for each number of tokens and variant: milliseconds of a step, GB/s of weights, the share of the
 // rate of a copy within the device's memory, and microseconds of each kind of layer. Variants: blocks for
-// each multiprocessor, and whether launches overlap (+) or not (-).
+// each multiprocessor, whether launches overlap (+) or not (-), and products of bytes (i) or of bf16 (f).
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
@@ -244,29 +244,34 @@ double Bench::copy_rate() {
 }
 
 void Bench::tokens(int64_t tokens) {
-  for (const int blocks : {1, 2})
-    for (const bool overlap : {true, false}) {
-      const cuda::FewTokenTuning tuning{.blocks_per_multiprocessor = blocks, .overlap_launches = overlap};
-      double all_bytes = 0;
-      for (const double bytes : bytes_) all_bytes += bytes;
-      const double step = time_recorded([&] {
-        for (int layer = 0; layer < kLayers; ++layer)
-          for (int kind = 0; kind < kHead; ++kind) queue(kind, layer, tokens, tuning);
-        queue(kHead, 0, tokens, tuning);
+  using cuda::FewTokenProducts;
+  for (const int variant : {0, 1, 2, 3, 4, 5, 6, 7}) {
+    const int blocks = variant % 4 < 2 ? 1 : 2;
+    const bool overlap = variant % 2 == 0;
+    const auto products = variant < 4 ? FewTokenProducts::kIntegers : FewTokenProducts::kBF16;
+    if (variant < 4 && tokens > 8) continue;
+    const cuda::FewTokenTuning tuning{
+        .blocks_per_multiprocessor = blocks, .overlap_launches = overlap, .products = products};
+    double all_bytes = 0;
+    for (const double bytes : bytes_) all_bytes += bytes;
+    const double step = time_recorded([&] {
+      for (int layer = 0; layer < kLayers; ++layer)
+        for (int kind = 0; kind < kHead; ++kind) queue(kind, layer, tokens, tuning);
+      queue(kHead, 0, tokens, tuning);
+    });
+    const double rate = all_bytes / (step * 1e-6);
+    std::printf("%6lld %c%5d%c %9.3f %9.0f %6.1f%%", static_cast<long long>(tokens), variant < 4 ? 'i' : 'f',
+                blocks, overlap ? '+' : '-', step / 1000, rate / 1e9, 100 * rate / copy_rate_);
+    for (int kind = 0; kind < kKinds; ++kind) {
+      const int layers = kind == kHead ? 1 : kLayers;
+      const double taken = time_recorded([&] {
+        for (int layer = 0; layer < layers; ++layer) queue(kind, layer, tokens, tuning);
       });
-      const double rate = all_bytes / (step * 1e-6);
-      std::printf("%6lld %6d%c %9.3f %9.0f %6.1f%%", static_cast<long long>(tokens), blocks,
-                  overlap ? '+' : '-', step / 1000, rate / 1e9, 100 * rate / copy_rate_);
-      for (int kind = 0; kind < kKinds; ++kind) {
-        const int layers = kind == kHead ? 1 : kLayers;
-        const double taken = time_recorded([&] {
-          for (int layer = 0; layer < layers; ++layer) queue(kind, layer, tokens, tuning);
-        });
-        std::printf(" %9.2f", taken / layers);
-      }
-      std::printf("\n");
-      std::fflush(stdout);
+      std::printf(" %9.2f", taken / layers);
     }
+    std::printf("\n");
+    std::fflush(stdout);
+  }
 }
 
 int run(int argc, char** argv) {
