@@ -141,7 +141,15 @@ struct Case {
   Gated gated = Gated::kNo;
   int64_t x_stride = 0;
   Precision precision = Precision::kFast;
+  cuda::FewTokenProducts products = cuda::FewTokenProducts::kBF16;
 };
+
+// Whether few_token_integer.h takes it.
+bool has_integer_products(const Case& c) {
+  for (const DType dtype : c.dtypes)
+    if (dtype != DType::kQ4_K && dtype != DType::kQ6_K) return false;
+  return c.products == cuda::FewTokenProducts::kIntegers && c.tokens <= 8;
+}
 
 std::string name_of(const Case& c) {
   std::string name;
@@ -154,6 +162,7 @@ std::string name_of(const Case& c) {
   if (c.gated == Gated::kYes) name += " gated";
   if (c.out_dtype == DType::kBF16) name += " out bf16";
   if (c.precision == Precision::kF32) name += " f32";
+  if (c.products == cuda::FewTokenProducts::kIntegers) name += " integers";
   return name;
 }
 
@@ -235,14 +244,15 @@ class FewTokenRun {
       args.members[i].lora = {adapters[2 * i]->data(), adapters[2 * i + 1]->data(), c_.rank,
                               adapters_[i].scale};
     }
+    const cuda::FewTokenTuning tuning{.products = c_.products};
     std::vector<Floats> got;
     if (c_.gated == Gated::kYes) {
-      if (cuda::few_token_gated_linear(context(), {.linears = args, .out = args.members[0].out}))
+      if (cuda::few_token_gated_linear(context(), {.linears = args, .out = args.members[0].out}, tuning))
         got.push_back(outs[0]->values());
       return got;
     }
     const DeviceActivation u(c_.x_dtype, std::max<size_t>(size_of(c_.tokens, c_.rank), 1));
-    if (!cuda::few_token_linear(context(), args)) {
+    if (!cuda::few_token_linear(context(), args, tuning)) {
       if (c_.precision == Precision::kFast) return got;
       args.u = u.view();
       run_adapted_linear(cuda_ops(), context(), args);
@@ -287,6 +297,7 @@ class FewTokenRun {
     // A normalised x is rounded to bf16 once more: 2^-9 of each term at most, at random; six deviations.
     if ((c_.norm || c_.x_dtype == DType::kF32) && c_.precision == Precision::kFast)
       expected.tolerance += std::min(std::ldexp(magnitude, -9), std::ldexp(6 * std::sqrt(squares / 3), -9));
+    if (has_integer_products(c_)) expected.tolerance += integer_tolerance(x, w);
     const Adapter& adapter = adapters_[member];
     for (int64_t r = 0; r < adapter.rank; ++r) {
       double u = 0;
@@ -296,6 +307,23 @@ class FewTokenRun {
       expected.tolerance += std::ldexp(std::abs(term), -18) + 1e-6;
     }
     return expected;
+  }
+
+  // Activations are whole numbers times a scale, the largest of 32 columns over 127: each is off by half of
+  // it at most, the variance is a twelfth of its square; six deviations. x is not rounded to bf16 there.
+  double integer_tolerance(const double* x, const float* w) const {
+    double variance = 0, most = 0;
+    for (int64_t begin = 0; begin < c_.columns; begin += 32) {
+      const int64_t end = std::min(begin + 32, c_.columns);
+      double largest = 0;
+      for (int64_t k = begin; k < end; ++k) largest = std::max(largest, std::abs(x[k]));
+      const double step = largest / 127;
+      for (int64_t k = begin; k < end; ++k) {
+        variance += std::pow(step * w[k], 2) / 12;
+        most += std::abs(step * w[k]) / 2;
+      }
+    }
+    return std::min(most, 6 * std::sqrt(variance));
   }
 
   static Expected gate(const Expected& gate, const Expected& up) {
@@ -414,6 +442,78 @@ TEST(FewToken, ExactInF32) {
                     .norm = true,
                     .rank = tokens == 5 ? 3 : 0,
                     .precision = Precision::kF32});
+}
+
+// --- Products of bytes
+
+constexpr cuda::FewTokenProducts kIntegers = cuda::FewTokenProducts::kIntegers;
+
+TEST(FewTokenInteger, AllNumbersOfTokensAndColumns) {
+  for (const DType dtype : {DType::kQ4_K, DType::kQ6_K})
+    for (const int64_t tokens : {1, 2, 3, 4, 5, 7, 8})
+      for (const int64_t columns : {256, 768, 5120})
+        expect_close({.dtypes = {dtype},
+                      .rows = {37},
+                      .columns = columns,
+                      .tokens = tokens,
+                      .x_dtype = tokens % 2 == 0 ? DType::kF32 : DType::kBF16,
+                      .products = kIntegers});
+}
+
+TEST(FewTokenInteger, GroupsWithNormAndAdapters) {
+  for (const int64_t tokens : {1, 2, 4, 6})
+    for (const DType out : {DType::kF32, DType::kBF16})
+      expect_close({.dtypes = {DType::kQ4_K, DType::kQ4_K, DType::kQ6_K},
+                    .rows = {150, 16, 31},
+                    .columns = 1024,
+                    .tokens = tokens,
+                    .out_dtype = out,
+                    .norm = true,
+                    .rank = 4,
+                    .products = kIntegers});
+  // A member that it does not have: bf16 products.
+  expect_close({.dtypes = {DType::kQ4_K, DType::kQ8_0},
+                .rows = {20, 31},
+                .columns = 512,
+                .tokens = 2,
+                .norm = true,
+                .products = kIntegers});
+}
+
+TEST(FewTokenInteger, ResidualAndStride) {
+  for (const DType dtype : {DType::kQ4_K, DType::kQ6_K})
+    for (const int64_t tokens : {1, 2, 3, 8})
+      expect_close({.dtypes = {dtype},
+                    .rows = {43},
+                    .columns = 2560,
+                    .tokens = tokens,
+                    .out_dtype = DType::kBF16,
+                    .residual = true,
+                    .rank = 16,
+                    .x_stride = 2560 + 64,
+                    .products = kIntegers});
+}
+
+TEST(FewTokenInteger, GatedLayers) {
+  for (const DType dtype : {DType::kQ4_K, DType::kQ6_K})
+    for (const int64_t tokens : {1, 2, 3, 8})
+      expect_close({.dtypes = {dtype, dtype},
+                    .rows = {245, 245},
+                    .columns = 768,
+                    .tokens = tokens,
+                    .out_dtype = DType::kBF16,
+                    .norm = true,
+                    .rank = tokens == 3 ? 8 : 0,
+                    .gated = Gated::kYes,
+                    .products = kIntegers});
+}
+
+// More rows than a block of few multiprocessors has on their way together.
+TEST(FewTokenInteger, SeveralPhases) {
+  const int64_t rows = static_cast<CudaStream&>(stream()).multiprocessors() > 16 ? 70000 : 5000;
+  for (const int64_t tokens : {1, 8})
+    expect_close(
+        {.dtypes = {DType::kQ4_K}, .rows = {rows}, .columns = 256, .tokens = tokens, .products = kIntegers});
 }
 
 TEST(FewToken, DeclinesWhatOthersDoBetter) {

@@ -3,6 +3,7 @@
 
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/few_token.h"
+#include "kernels/cuda/few_token_integer.h"
 #include "kernels/cuda/few_token_lora.h"
 #include "kernels/cuda/few_token_plan.h"
 #include "kernels/cuda/nf4_tables.h"
@@ -166,7 +167,10 @@ bool run_piece(const Request& request, FewTokenParams p) {
                                 request.tuning.blocks_per_multiprocessor, request.tuning.ring_tiles};
   LaunchShape shape{};
   shape.overlap = request.tuning.overlap_launches ? Overlap::kWithPrevious : Overlap::kNone;
-  if (!plan_few_tokens(machine, p, shape)) return false;
+  FewTokenIntegerPlan integer_plan;
+  const bool integers = request.tuning.products == FewTokenProducts::kIntegers &&
+                        plan_few_token_integer(machine, p, integer_plan, shape);
+  if (!integers && !plan_few_tokens(machine, p, shape)) return false;
   // Who writes parts of outputs has no use for the norm, and a block with a slice of x does not see it.
   if (p.norm != nullptr && has_parts(p)) {
     queue_norm(request, p);
@@ -174,6 +178,10 @@ bool run_piece(const Request& request, FewTokenParams p) {
   }
   take_scratch(stream, p);
   if (has_lora(request.args)) queue_lora_input(request, stream, p);
+  if (integers) {
+    launch_few_token_integer(stream, p, integer_plan, shape);
+    return true;
+  }
   launch_tensor(stream, p, shape);
   if (p.partials != nullptr) launch_few_token_finish(stream, p, shape.overlap);
   return true;

@@ -6,12 +6,17 @@
 // bf16 tensor core products, exactly, with fp32 sums, and each sub-block's sum is scaled in fp32. So the only
 // roundings are those of bf16 activations, which err three times less than int8 activations with a scale per
 // 32 values do. NF4's code is rounded to bf16, its absmaxes are applied in fp32.
+// Up to 8 tokens of the dtypes that few_token_integer.h has go through products of bytes nevertheless: bf16
+// ones take more operations than the memory leaves time for.
 #pragma once
 
 #include "kernels/ops/context.h"
 #include "kernels/ops/linear.h"
 
 namespace onggi::cuda {
+
+// What products are made of: bf16 alone, or bytes where few_token_integer.h takes them.
+enum class FewTokenProducts : uint8_t { kBF16, kIntegers };
 
 // What a benchmark may vary; the defaults are what it found best.
 struct FewTokenTuning {
@@ -20,6 +25,7 @@ struct FewTokenTuning {
   // Tiles in the ring of each warp, 2 to 4; 0: as many as leave room for a block of the next kernel, where
   // its copies can begin early.
   int ring_tiles = 0;
+  FewTokenProducts products = FewTokenProducts::kIntegers;
 };
 
 // Computes AdaptedLinearArgs where T is small enough for it to be faster than dequantising the weights for a
