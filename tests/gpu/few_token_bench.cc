@@ -163,7 +163,8 @@ Bench::Bench(const Recipe& recipe) : recipe_(recipe) {
   Random random(1);
   for (size_t i = 0; i < size_t{1} << 20; ++i) floats_.push_back(0.02f * random.normal());
   for (const float value : floats_) halves_.push_back(f32_to_bf16(value));
-  const Activation hidden = bf16(kMostTokens * kHidden), q = bf16(kMostTokens * kQuery),
+  // The residual stream is f32.
+  const Activation hidden = f32(kMostTokens * kHidden), q = bf16(kMostTokens * kQuery),
                    k = bf16(kMostTokens * kKey), v = bf16(kMostTokens * kKey),
                    gate = bf16(kMostTokens * kFfn), up = bf16(kMostTokens * kFfn),
                    normed = bf16(kMostTokens * kHidden);
@@ -190,7 +191,7 @@ Bench::Bench(const Recipe& recipe) : recipe_(recipe) {
     for (int kind = 0; kind < kHead; ++kind) bytes_[kind] += weight_bytes(layer.args[kind]);
     layers_.push_back(layer);
   }
-  head_.x = hidden;
+  head_.x = normed;
   head_.members[0].weight = weight(recipe.head, kVocabulary, kHidden);
   head_.members[0].out = f32(kMostTokens * kVocabulary);
   bytes_[kHead] = weight_bytes(head_);

@@ -221,7 +221,9 @@ class FewTokenRun {
   std::vector<Floats> run() {
     const DeviceActivation x(c_.x_dtype, x_), residual(c_.out_dtype, residual_);
     const DeviceArray<float> norm(norm_);
-    const DeviceActivation normed(c_.x_dtype, size_of(c_.tokens, c_.columns));
+    // As in inference: the residual stream may be f32, what is multiplied is bf16.
+    const DType normed_dtype = c_.precision == Precision::kF32 ? DType::kF32 : DType::kBF16;
+    const DeviceActivation normed(normed_dtype, size_of(c_.tokens, c_.columns));
     std::vector<std::unique_ptr<DeviceActivation>> outs;
     std::vector<std::unique_ptr<DeviceArray<float>>> adapters;
     AdaptedLinearArgs args;
@@ -411,6 +413,7 @@ TEST(FewToken, LongRowsInSlices) {
                   .rows = {70},
                   .columns = 4096,
                   .tokens = tokens,
+                  .x_dtype = tokens % 2 == 0 ? DType::kF32 : DType::kBF16,
                   .norm = true,
                   .residual = true});
 }
