@@ -1,7 +1,13 @@
 // The support matrix, read from the tables that execute.
+#include <hwy/targets.h>
+
 #include <cstdio>
+#include <cstdlib>
+#include <oneapi/dnnl/dnnl.hpp>
 
 #include "base/error.h"
+#include "kernels/cpu/features.h"
+#include "kernels/cpu/quantized_dot.h"
 #include "tests/kernels/harness.h"
 
 namespace onggi::testing_ops {
@@ -46,6 +52,28 @@ TEST(TableTest, AnUnsupportedTypeIsNamed) {
     for (const char* part : {"cpu", "linear", "i32"})
       EXPECT_NE(message.find(part), std::string::npos) << message;
   }
+}
+
+// CTest runs this program once for each level (CMakeLists.txt): each must really keep to its instructions.
+TEST(CpuLevel, TheEnvironmentLimitsAllThatChooseInstructions) {
+  const char* given = std::getenv("ONGGI_CPU");
+  const std::string limit = given == nullptr ? "" : given;
+  cpu_ops();
+  const cpu::DotLevel best = cpu::available_dot_levels().back();
+  if (limit == "portable") {
+    EXPECT_EQ(best, cpu::DotLevel::kPortable);
+    EXPECT_EQ(hwy::SupportedTargets() & (2 * HWY_SSSE3 - 1), 0) << "Highway goes beyond SSE2";
+    EXPECT_EQ(dnnl::get_effective_cpu_isa(), dnnl::cpu_isa::sse41);
+  } else if (limit == "avx2") {
+    EXPECT_LE(best, cpu::DotLevel::kAvxVnni);
+    EXPECT_EQ(hwy::SupportedTargets() & (HWY_AVX2 - 1), 0) << "Highway goes beyond AVX2";
+    EXPECT_LE(dnnl::get_effective_cpu_isa(), dnnl::cpu_isa::avx2);
+  } else {
+    EXPECT_EQ(cpu::has_avx512(), __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                                     __builtin_cpu_supports("avx512dq") &&
+                                     __builtin_cpu_supports("avx512vl"));
+  }
+  EXPECT_EQ(cpu::has_avx512_bf16(), best == cpu::DotLevel::kAvx512Bf16);
 }
 
 }  // namespace

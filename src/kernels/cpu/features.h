@@ -1,9 +1,24 @@
-// Which instructions this processor has; asked once, at run time.
+// Which instructions may be used: those that this processor has, up to the limit that the environment sets.
+// Asked once, at run time.
 #pragma once
 
 namespace onggi::cpu {
 
-// AVX-512 (F, BW, DQ, VL) with the bf16 dot product: Zen 4 and later, Cooper Lake, Sapphire Rapids.
+// ONGGI_CPU = portable | avx2 | avx512 keeps the kernels to instructions of that level, where a machine has
+// more: to compare levels, or to have the results of a smaller machine. Not set: all that the processor has.
+enum class CpuLevel { kPortable, kAvx2, kAvx512 };
+// Throws UsageError for another word.
+CpuLevel cpu_limit();
+
+// Makes the libraries that choose instructions by themselves (Highway, oneDNN) keep the limit. Before the
+// first kernel runs.
+void apply_cpu_limit();
+
+// AVX2 with FMA.
+bool has_avx2();
+// AVX-512 (F, BW, DQ, VL).
+bool has_avx512();
+// The same with the bf16 dot product: Zen 4 and later, Cooper Lake, Sapphire Rapids.
 bool has_avx512_bf16();
 
 }  // namespace onggi::cpu

@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "base/error.h"
+#include "kernels/cpu/features.h"
 #include "kernels/cpu/quantized_dot_kernels.h"
 
 namespace onggi::cpu {
@@ -22,18 +23,14 @@ constexpr int64_t kSerialProducts = int64_t{1} << 16;
 
 std::vector<DotLevel> find_levels() {
   std::vector<DotLevel> levels = {DotLevel::kPortable};
-  __builtin_cpu_init();
-  const auto has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  if (!has_avx2) return levels;
+  if (!has_avx2()) return levels;
   levels.push_back(DotLevel::kAvx2);
   unsigned a = 0, b = 0, c = 0, d = 0;
   if (__get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & (1u << 4)) != 0)
     levels.push_back(DotLevel::kAvxVnni);
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vnni")) {
+  if (has_avx512() && __builtin_cpu_supports("avx512vnni")) {
     levels.push_back(DotLevel::kAvx512Vnni);
-    if (__builtin_cpu_supports("avx512bf16")) levels.push_back(DotLevel::kAvx512Bf16);
+    if (has_avx512_bf16()) levels.push_back(DotLevel::kAvx512Bf16);
   }
   return levels;
 }

@@ -1,12 +1,14 @@
 #include "kernels/table.h"
 
 #include "kernels/cpu/cpu.h"
+#include "kernels/cpu/features.h"
 #include "kernels/ops/weight.h"
 
 namespace onggi {
 namespace {
 
 OpTable make_cpu_ops() {
+  cpu::apply_cpu_limit();
   OpTable table{.name = "cpu"};
   for (int i = 0; i < kDTypeCount; ++i) {
     if (!is_weight_dtype(static_cast<DType>(i))) continue;
