@@ -32,13 +32,6 @@ void widen_f16(const uint16_t* in, int64_t count, float* out) {
   });
 }
 
-void narrow_f16(const float* in, int64_t count, uint16_t* out) {
-  for_lanes(count, [&](auto d, int64_t i) HWY_ATTR {
-    const hn::Rebind<hwy::float16_t, decltype(d)> d16;
-    hn::StoreU(hn::DemoteTo(d16, hn::LoadU(d, in + i)), d16, reinterpret_cast<hwy::float16_t*>(out) + i);
-  });
-}
-
 float dot(const float* a, const float* b, int64_t count) {
   return sum_lanes(
       count, [&](auto d, int64_t i) HWY_ATTR { return hn::Mul(hn::LoadU(d, a + i), hn::LoadU(d, b + i)); });
@@ -72,7 +65,9 @@ void store(const CachedHead& head, CacheSide side, int64_t token, const float* v
     uint16_t* out = static_cast<uint16_t*>(data) + index;
     for (int64_t i = 0; i < head.head_dim; ++i) out[i] = f32_to_bf16(vector[i]);
   } else if (head.cache.dtype == DType::kF16) {
-    narrow_f16(vector, head.head_dim, static_cast<uint16_t*>(data) + index);
+    // Highway rounds to the nearest only where the processor has the instruction.
+    uint16_t* out = static_cast<uint16_t*>(data) + index;
+    for (int64_t i = 0; i < head.head_dim; ++i) out[i] = f32_to_f16(vector[i]);
   } else {
     std::copy_n(vector, head.head_dim, static_cast<float*>(data) + index);
   }
