@@ -14,7 +14,7 @@
 namespace onggi::cuda {
 
 struct FewTokenIntegerShape {
-  // 64 registers for a thread: half of the multiprocessor, so that the next kernel's blocks can start.
+  // 128 registers for a thread: half of the multiprocessor, so that the next kernel's block can start.
   static constexpr int kWarps = 8, kThreads = kWarps * kWarp;
   static constexpr int kPrefetchTiles = 4;
 };
@@ -172,6 +172,7 @@ __device__ __forceinline__ void finish_phase(const FewTokenParams& p, const FewT
     }
     return sum;
   };
+#pragma unroll 1
   for (int i = threadIdx.x; i < kTileRows * outputs * p.tokens; i += FewTokenIntegerShape::kThreads) {
     const int row_in_tile = i % kTileRows, output = i / kTileRows % outputs, token = i / kTileRows / outputs;
     const int at = kTileRows * token + row_in_tile, tile = gated ? 2 * output : output;
@@ -197,6 +198,7 @@ struct IntegerWalk {
   int count;        // tiles that are left
   int row, column;  // of the next tile: row of the phase
   const uint8_t* at;
+  const uint8_t* after;  // the row after this one
   typename Format::Loaded tile;
 
   __device__ __forceinline__ IntegerWalk(const FewTokenParams& params, const FewTokenRun& of,
@@ -206,16 +208,26 @@ struct IntegerWalk {
     count = min(phase.share, all - begin);
     row = begin / phase.across;
     column = begin - row * phase.across;
-    at = count > 0 ? row_data() + column * Format::kBytes : nullptr;
+    if (count == 0) return;
+    at = row_data(row) + column * Format::kBytes;
+    find_after();
   }
-  __device__ __forceinline__ const uint8_t* row_data() const {
-    const TileOwner owner = tile_owner(p, run, phase.first_row + row);
+  __device__ __forceinline__ void find_after() {
+    after = at;
+    if (row + 1 < phase.rows) after = row_data(row + 1);
+  }
+  __device__ __forceinline__ const uint8_t* row_data(int of) const {
+    const TileOwner owner = tile_owner(p, run, phase.first_row + of);
     return p.members[owner.member].data + static_cast<int64_t>(owner.tile) * phase.across * Format::kBytes;
   }
-  __device__ __forceinline__ void prefetch() const {
-    const int tiles = min(min(count, phase.across - column), FewTokenIntegerShape::kPrefetchTiles);
-    for (int offset = 128 * lane_index(); offset < tiles * Format::kBytes; offset += 128 * kWarp)
-      prefetch_l2(at + offset);
+  // Brings the warp's tile that is `ahead` tiles further into L2: registers alone hold too little on its way.
+  __device__ __forceinline__ void prefetch(int ahead) const {
+    if (ahead >= count) return;
+    const int beyond = column + ahead - phase.across;
+    if (beyond >= phase.across) return;
+    const uint8_t* from = beyond < 0 ? at + ahead * Format::kBytes : after + beyond * Format::kBytes;
+    const int offset = 128 * lane_index();
+    if (offset < Format::kBytes) prefetch_l2(from + offset);
   }
   __device__ __forceinline__ void load_first() {
     if (count == 0) return;
@@ -226,14 +238,17 @@ struct IntegerWalk {
   // Multiplies all tiles and leaves the sums in the warp's slots.
   __device__ __forceinline__ void multiply(const IntegerLane<kSpread>& lane, float* slot) {
     float sums[4] = {0, 0, 0, 0};
+#pragma unroll 1
     for (; count > 0; --count) {
+      prefetch(FewTokenIntegerShape::kPrefetchTiles + 1);
       const int own = column++;
       const bool ends = column == phase.across;
       at += Format::kBytes;
       if (ends) {
         column = 0;
         ++row;
-        if (count > 1) at = row_data();
+        at = after;
+        find_after();
       }
       multiply_tile<Format, kSpread>(tile, lane, own, count > 1 ? at : nullptr, sums);
       if (!ends && count > 1) continue;
@@ -262,7 +277,8 @@ __device__ __forceinline__ void take_integer_rows(const FewTokenParams& p, const
     IntegerWalk<Format, kSpread> walk(p, run, phase);
     const bool first = phase.first_row == begin;
     if (first) {
-      walk.prefetch();
+#pragma unroll 1
+      for (int ahead = 0; ahead <= Shape::kPrefetchTiles; ++ahead) walk.prefetch(ahead);
       if (!p.waits_late) grid_dependency_wait();
       stage_integer_input<8 / kSpread, Shape::kWarps>(p, plan, shared);
     }
@@ -277,8 +293,8 @@ __device__ __forceinline__ void take_integer_rows(const FewTokenParams& p, const
 }
 
 // Expected on an H100, Qwen3-8B in Q4_K_M, one token: q, k and v 14.2 MB in 6.5 us, o 9.4 MB in 4.5, gate and
-// up 56.6 MB in 21, down 28.3 or 41.3 MB in 11 or 15, lm_head 510 MB in 175 us. About 170 operations of a
-// warp for a tile of Q4_K, so that 2 million tiles of a step are a million cycles of each scheduler: 0.6 ms.
+// up 56.6 MB in 21, down 28.3 or 41.3 MB in 11 or 15, lm_head 510 MB in 175 us. About 200 operations of a
+// warp for a tile of Q4_K, so that 2 million tiles of a step are 800,000 cycles of each scheduler: 0.45 ms.
 template <int kSpread>
 __global__ void __launch_bounds__(FewTokenIntegerShape::kThreads, 2)
     few_token_integer_kernel(const __grid_constant__ FewTokenParams p,
