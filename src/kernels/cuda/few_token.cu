@@ -218,12 +218,17 @@ bool run(const Request& request) {
 
 }  // namespace
 
+FewTokenTuning best_tuning(int64_t tokens) {
+  if (tokens <= 4) return {.blocks_per_multiprocessor = 2};
+  return {.ring_tiles = tokens <= 8 ? 2 : 0, .products = FewTokenProducts::kBF16};
+}
+
 bool few_token_linear(const OpContext& context, const AdaptedLinearArgs& args, const FewTokenTuning& tuning) {
   ONGGI_CHECK(args.residual.is_null() || args.count == 1);
   return run({context, args, nullptr, tuning});
 }
 bool few_token_linear(const OpContext& context, const AdaptedLinearArgs& args) {
-  return few_token_linear(context, args, FewTokenTuning{});
+  return few_token_linear(context, args, best_tuning(args.tokens));
 }
 
 bool few_token_gated_linear(const OpContext& context, const GatedLinearArgs& args,
@@ -232,7 +237,7 @@ bool few_token_gated_linear(const OpContext& context, const GatedLinearArgs& arg
   return run({context, args.linears, &args, tuning});
 }
 bool few_token_gated_linear(const OpContext& context, const GatedLinearArgs& args) {
-  return few_token_gated_linear(context, args, FewTokenTuning{});
+  return few_token_gated_linear(context, args, best_tuning(args.linears.tokens));
 }
 
 }  // namespace onggi::cuda
