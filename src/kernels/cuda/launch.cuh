@@ -49,11 +49,10 @@ template <typename... Parameters, typename... Arguments>
 void launch(CudaStream& stream, const char* op, const LaunchShape& shape, void (*kernel)(Parameters...),
             Arguments&&... arguments) {
   if (shape.grid.x == 0 || shape.grid.y == 0 || shape.grid.z == 0) return;
-  // A kernel has 48 KiB unasked, its static arrays included: these take at most a third of it.
-  constexpr size_t kUnaskedSharedBytes = 32 * 1024;
   stream.activate();
   stream.note_op(op);
-  if (shape.shared_bytes > kUnaskedSharedBytes) {
+  // Asked for at any size: what a kernel has unasked is shared with its static arrays. The stream remembers.
+  if (shape.shared_bytes > 0) {
     stream.allow_shared_memory(reinterpret_cast<const void*>(kernel), shape.shared_bytes);
   }
   cudaLaunchAttribute overlap{};
