@@ -132,17 +132,7 @@ __device__ __forceinline__ void compute_items(const BackwardQueries& args, Share
 __global__ void __launch_bounds__(kThreads, 1)
     attention_backward_queries_sm90_kernel(const __grid_constant__ BackwardQueries args) {
   Shared& shared = *dynamic_shared<Shared>();
-  if (threadIdx.x == 0) {
-    mbarrier_init(&shared.queries_full, 1);
-    mbarrier_init(&shared.queries_empty, kComputingWarps);
-    for (int stage = 0; stage < kStages; ++stage) {
-      mbarrier_init(&shared.keys_full[stage], 1);
-      mbarrier_init(&shared.values_full[stage], 1);
-      mbarrier_init(&shared.keys_empty[stage], kComputingWarps);
-      mbarrier_init(&shared.values_empty[stage], kComputingWarps);
-    }
-    mbarrier_init_fence();
-  }
+  if (threadIdx.x == 0) init_barriers(shared);
   __syncthreads();
   if (threadIdx.x < kGroup) {
     give_registers<kCopyingRegisters>();

@@ -37,6 +37,21 @@ struct Boxes {
   static constexpr uint64_t rows_on(int step) { return step * 16 * 64 / 8; }
 };
 
+// Readies the barriers of a kernel that gets queries and, in stages, keys and values. Called by one thread.
+template <typename Shared>
+__device__ __forceinline__ void init_barriers(Shared& shared) {
+  constexpr int kStages = sizeof(shared.keys_full) / sizeof(uint64_t);
+  mbarrier_init(&shared.queries_full, 1);
+  mbarrier_init(&shared.queries_empty, kComputingWarps);
+  for (int stage = 0; stage < kStages; ++stage) {
+    mbarrier_init(&shared.keys_full[stage], 1);
+    mbarrier_init(&shared.values_full[stage], 1);
+    mbarrier_init(&shared.keys_empty[stage], kComputingWarps);
+    mbarrier_init(&shared.values_empty[stage], kComputingWarps);
+  }
+  mbarrier_init_fence();
+}
+
 // Keeps what is computed from a descriptor where it is used: all of a loop's descriptors together are more
 // than there are registers for.
 __device__ __forceinline__ uint64_t here(uint64_t descriptor) {
