@@ -4,8 +4,6 @@
 // 4 D forward, 10 D backward (5 products, whatever the kernels compute again).
 //
 //   gpu_attention_bench [tokens segment]...      default 16384 2048  4096 2048  1024 256
-#include <cuda_runtime_api.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -19,6 +17,7 @@
 #include "device/cuda_stream.h"
 #include "kernels/cuda/matmul.h"
 #include "kernels/table.h"
+#include "tests/gpu/event_timer.h"
 
 namespace onggi {
 namespace {
@@ -27,28 +26,12 @@ constexpr int64_t kQueryHeads = 32, kKvHeads = 8, kHeadDim = 128, kLayers = 36;
 
 class Bench {
  public:
-  Bench() {
-    check_cuda(cudaEventCreate(&begin_), "cudaEventCreate", "measuring");
-    check_cuda(cudaEventCreate(&end_), "cudaEventCreate", "measuring");
-  }
   void reference_product();
   void attention(int64_t tokens, int64_t segment);
 
  private:
   // Microseconds: the median of several runs after warming up.
-  double time(const std::function<void()>& work) {
-    for (int i = 0; i < 3; ++i) work();
-    std::vector<float> times(11);
-    for (float& milliseconds : times) {
-      cudaEventRecord(begin_, stream_.handle());
-      work();
-      cudaEventRecord(end_, stream_.handle());
-      check_cuda(cudaEventSynchronize(end_), "cudaEventSynchronize", "measuring");
-      cudaEventElapsedTime(&milliseconds, begin_, end_);
-    }
-    std::sort(times.begin(), times.end());
-    return 1000.0 * times[times.size() / 2];
-  }
+  double time(const std::function<void()>& work) { return timer_.median(3, 11, work); }
   template <typename T>
   T* array(const std::vector<T>& values) {
     buffers_.push_back(stream_.allocate(values.size() * sizeof(T)));
@@ -72,7 +55,7 @@ class Bench {
   Scratch scratch_{1};
   OpContext context_{threads_, scratch_, stream_};
   const OpTable& ops_ = cuda_ops();
-  cudaEvent_t begin_ = nullptr, end_ = nullptr;
+  EventTimer timer_{stream_};
   std::vector<Buffer> buffers_;
   double product_rate_ = 1;  // TFLOP/s
 };

@@ -3,8 +3,6 @@
 // run.
 //
 //   gpu_block_ops_bench [tokens of a pass..., default 4096 1]
-#include <cuda_runtime_api.h>
-
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -19,6 +17,7 @@
 #include "kernels/cuda/nf4_quantize.h"
 #include "kernels/table.h"
 #include "tensor/dtype.h"
+#include "tests/gpu/event_timer.h"
 
 namespace onggi {
 namespace {
@@ -32,8 +31,6 @@ constexpr int kSets = 4;
 class Bench {
  public:
   Bench() {
-    check_cuda(cudaEventCreate(&begin_), "cudaEventCreate", "measuring");
-    check_cuda(cudaEventCreate(&end_), "cudaEventCreate", "measuring");
     Random random(1);
     std::vector<float> values(size_t{1} << 20);
     for (float& value : values) value = random.normal();
@@ -89,16 +86,10 @@ class Bench {
   double time(const std::function<void(int set)>& work) {
     constexpr int kCalls = 5 * kSets;
     for (int i = 0; i < kSets; ++i) work(i);
-    std::vector<float> times(7);
-    for (float& milliseconds : times) {
-      check_cuda(cudaEventRecord(begin_, stream_.handle()), "cudaEventRecord", "measuring");
+    const auto batch = [&] {
       for (int i = 0; i < kCalls; ++i) work(i % kSets);
-      check_cuda(cudaEventRecord(end_, stream_.handle()), "cudaEventRecord", "measuring");
-      check_cuda(cudaEventSynchronize(end_), "cudaEventSynchronize", "measuring");
-      check_cuda(cudaEventElapsedTime(&milliseconds, begin_, end_), "cudaEventElapsedTime", "measuring");
-    }
-    std::sort(times.begin(), times.end());
-    return 1000.0 * times[times.size() / 2] / kCalls;
+    };
+    return timer_.median(0, 7, batch) / kCalls;
   }
   // `bytes`: read and written by one call.
   double measure(const std::string& name, double bytes, const std::function<void(int set)>& work) {
@@ -114,7 +105,7 @@ class Bench {
   Scratch scratch_{1};
   OpContext context_{threads_, scratch_, stream_};
   const OpTable& ops_ = cuda_ops();
-  cudaEvent_t begin_ = nullptr, end_ = nullptr;
+  EventTimer timer_{stream_};
   Buffer noise_f32_, noise_bf16_;
   double copy_rate_ = 0;  // GB/s, read and written
 };

@@ -2,8 +2,6 @@
 // of all 36 layers with a cache each, as an engine replays it, and queued call by call.
 //
 //   gpu_cached_attention_bench [dtype of the cache: bf16 (default) or f16]
-#include <cuda_runtime_api.h>
-
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
@@ -17,6 +15,7 @@
 #include "device/cuda_stream.h"
 #include "kernels/table.h"
 #include "tensor/dtype.h"
+#include "tests/gpu/event_timer.h"
 
 namespace onggi {
 namespace {
@@ -32,8 +31,6 @@ struct NewRows {
 class Bench {
  public:
   explicit Bench(DType cache_dtype) : cache_dtype_(cache_dtype) {
-    check_cuda(cudaEventCreate(&begin_), "cudaEventCreate", "measuring");
-    check_cuda(cudaEventCreate(&end_), "cudaEventCreate", "measuring");
     Random random(1);
     std::vector<uint16_t> noise(size_t{1} << 20);
     for (uint16_t& value : noise) {
@@ -74,19 +71,7 @@ class Bench {
   }
 
   // Microseconds of one of kLayers calls: the median of several rounds.
-  double time(const std::function<void()>& round) {
-    round();
-    std::vector<float> times(9);
-    for (float& milliseconds : times) {
-      check_cuda(cudaEventRecord(begin_, stream_.handle()), "cudaEventRecord", "measuring");
-      round();
-      check_cuda(cudaEventRecord(end_, stream_.handle()), "cudaEventRecord", "measuring");
-      check_cuda(cudaEventSynchronize(end_), "cudaEventSynchronize", "measuring");
-      check_cuda(cudaEventElapsedTime(&milliseconds, begin_, end_), "cudaEventElapsedTime", "measuring");
-    }
-    std::sort(times.begin(), times.end());
-    return 1000.0 * times[times.size() / 2] / kLayers;
-  }
+  double time(const std::function<void()>& round) { return timer_.median(1, 9, round) / kLayers; }
   // Prints the time of work(layer) and the rate of `bytes` or of `operations`, whichever is not 0.
   void measure(const std::string& name, double bytes, double operations,
                const std::function<void(int64_t)>& work) {
@@ -113,7 +98,7 @@ class Bench {
   Scratch scratch_{1};
   OpContext context_{threads_, scratch_, stream_};
   const OpTable& ops_ = cuda_ops();
-  cudaEvent_t begin_ = nullptr, end_ = nullptr;
+  EventTimer timer_{stream_};
   Buffer noise_;
 };
 

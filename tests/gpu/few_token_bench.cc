@@ -8,8 +8,6 @@
 // rate of a copy within the device's memory, and microseconds of each kind of layer. Variants: blocks for
 // each multiprocessor, whether launches overlap (+) or not (-), tiles in a ring (0: chosen by the kernel),
 // and products of bytes (i) or of bf16 (f).
-#include <cuda_runtime_api.h>
-
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -23,6 +21,7 @@
 #include "kernels/cuda/block_weight.h"
 #include "kernels/cuda/few_token.h"
 #include "kernels/cuda/placed_layout.h"
+#include "tests/gpu/event_timer.h"
 
 namespace onggi {
 namespace {
@@ -221,22 +220,7 @@ double Bench::time_recorded(const std::function<void()>& work) {
   ONGGI_CHECK(stream_.begin_recording());
   work();
   const auto recording = stream_.end_recording();
-  cudaEvent_t begin, end;
-  check_cuda(cudaEventCreate(&begin), "cudaEventCreate", "measuring");
-  check_cuda(cudaEventCreate(&end), "cudaEventCreate", "measuring");
-  std::vector<float> times(15);
-  for (int i = 0; i < 3; ++i) stream_.replay(*recording);
-  for (float& milliseconds : times) {
-    check_cuda(cudaEventRecord(begin, stream_.handle()), "cudaEventRecord", "measuring");
-    stream_.replay(*recording);
-    check_cuda(cudaEventRecord(end, stream_.handle()), "cudaEventRecord", "measuring");
-    check_cuda(cudaEventSynchronize(end), "cudaEventSynchronize", "measuring");
-    check_cuda(cudaEventElapsedTime(&milliseconds, begin, end), "cudaEventElapsedTime", "measuring");
-  }
-  cudaEventDestroy(begin);
-  cudaEventDestroy(end);
-  std::sort(times.begin(), times.end());
-  return 1000.0 * times[times.size() / 2];
+  return EventTimer(stream_).median(3, 15, [&] { stream_.replay(*recording); });
 }
 
 double Bench::copy_rate() {

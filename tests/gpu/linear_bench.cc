@@ -3,8 +3,6 @@
 // plain product of 8192 x 8192 x 8192 in the same run.
 //
 //   gpu_linear_bench [dropout, default 0.1] [tokens of a pass..., default 1024 4096 8192]
-#include <cuda_runtime_api.h>
-
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -19,6 +17,7 @@
 #include "kernels/cuda/lora.h"
 #include "kernels/cuda/matmul.h"
 #include "kernels/table.h"
+#include "tests/gpu/event_timer.h"
 
 namespace onggi {
 namespace {
@@ -29,8 +28,6 @@ constexpr int64_t kLayers = 36, kRank = 16;
 class Bench {
  public:
   explicit Bench(float dropout) : dropout_(dropout) {
-    check_cuda(cudaEventCreate(&begin_), "cudaEventCreate", "measuring");
-    check_cuda(cudaEventCreate(&end_), "cudaEventCreate", "measuring");
     Random random(1);
     noise_.resize(size_t{1} << 20);
     for (float& value : noise_) value = random.normal();
@@ -61,19 +58,7 @@ class Bench {
   };
 
   // Microseconds: the median of several runs after warming up.
-  double time(const std::function<void()>& work) {
-    for (int i = 0; i < 3; ++i) work();
-    std::vector<float> times(11);
-    for (float& milliseconds : times) {
-      cudaEventRecord(begin_, stream_.handle());
-      work();
-      cudaEventRecord(end_, stream_.handle());
-      check_cuda(cudaEventSynchronize(end_), "cudaEventSynchronize", "measuring");
-      cudaEventElapsedTime(&milliseconds, begin_, end_);
-    }
-    std::sort(times.begin(), times.end());
-    return 1000.0 * times[times.size() / 2];
-  }
+  double time(const std::function<void()>& work) { return timer_.median(3, 11, work); }
   void print_product(const char* name, double microseconds, double operations) const {
     std::printf("%-34s %10.1f us %9.1f TFLOP/s\n", name, microseconds, operations / microseconds / 1e6);
   }
@@ -127,7 +112,7 @@ class Bench {
   Scratch scratch_{1};
   OpContext context_{threads_, scratch_, stream_};
   const OpTable& ops_ = cuda_ops();
-  cudaEvent_t begin_ = nullptr, end_ = nullptr;
+  EventTimer timer_{stream_};
   std::vector<float> noise_;
 };
 
