@@ -3,6 +3,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "base/human.h"
 #include "base/text.h"
 #include "cli/command.h"
 #include "cli/terminal.h"

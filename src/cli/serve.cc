@@ -4,6 +4,7 @@
 #include <memory>
 #include <thread>
 
+#include "base/human.h"
 #include "base/process.h"
 #include "base/text.h"
 #include "cli/command.h"

@@ -8,8 +8,8 @@
 #include <cstdlib>
 
 #include "base/error.h"
+#include "base/human.h"
 #include "base/text.h"
-#include "pipeline/text_table.h"
 
 namespace onggi {
 namespace {
@@ -63,8 +63,6 @@ void Terminal::write(std::string_view text) const {
   std::fflush(stream_);
 }
 
-size_t columns_of(std::string_view utf8) { return display_width(utf8); }
-
 std::string fit_columns(std::string_view utf8, size_t columns) {
   size_t end = 0, used = 0;
   while (end < utf8.size()) {
@@ -90,13 +88,13 @@ void Table::add(std::vector<std::string> row) {
 std::string Table::to_string(const Terminal& terminal) const {
   std::vector<size_t> widths(alignment_.size());
   for (const auto& row : rows_) {
-    for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], columns_of(row[i]));
+    for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], display_width(row[i]));
   }
   std::string out;
   for (const auto& row : rows_) {
     std::string line;
     for (size_t i = 0; i < row.size(); ++i) {
-      const std::string padding(widths[i] - columns_of(row[i]), ' ');
+      const std::string padding(widths[i] - display_width(row[i]), ' ');
       line += alignment_[i] == Align::kRight ? padding + row[i] : row[i] + padding;
       if (i + 1 < row.size()) line += "  ";
     }
@@ -105,16 +103,6 @@ std::string Table::to_string(const Terminal& terminal) const {
     out += '\n';
   }
   return out;
-}
-
-std::string bytes_text(double bytes) {
-  const char* units[] = {"B", "kB", "MB", "GB", "TB"};
-  size_t unit = 0;
-  while (bytes >= 999.5 && unit + 1 < std::size(units)) {
-    bytes /= 1000;
-    ++unit;
-  }
-  return fmt::format("{:.{}f} {}", bytes, unit > 0 && bytes < 99.95 ? 1 : 0, units[unit]);
 }
 
 std::string duration_text(double seconds) {

@@ -46,13 +46,9 @@ class Table {
   std::vector<std::vector<std::string>> rows_;
 };
 
-// Columns of a terminal that UTF-8 text takes: 2 for Hangul and other wide characters, 0 for combining ones.
-size_t columns_of(std::string_view utf8);
 // The longest beginning that takes at most so many columns.
 std::string fit_columns(std::string_view utf8, size_t columns);
 
-// "1.5 GB" (10^9), "312 kB".
-std::string bytes_text(double bytes);
 // "4.2 s", "3:05", "1:02:03".
 std::string duration_text(double seconds);
 

@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "base/text.h"
 #include "formats/adapter.h"
+#include "formats/lora_product.h"
 #include "formats/safetensors.h"
 #include "merge/folder_files.h"
 #include "merge/row_math.h"
@@ -201,7 +202,7 @@ class Merger {
   MergedModule merge_weight(const TensorSpec& spec, const TensorInfo& info, const std::string& module,
                             SafetensorsWriter& writer) {
     const int64_t columns = spec.shape.back();
-    const LoraFactors factors = read_factors(adapter_, module);
+    const LoraProduct product(adapter_, module);
     const BaseRows base = base_rows(info, spec.name);
     // Kept by row and added in order, so that the figures do not depend on the number of threads.
     std::vector<RowChange> changes(static_cast<size_t>(spec.shape.front()));
@@ -209,7 +210,7 @@ class Merger {
       std::vector<float> buffer(static_cast<size_t>(2 * columns));
       float *weight = buffer.data(), *delta = buffer.data() + columns;
       base.read(row, weight);
-      delta_row(factors, row, delta);
+      product.row(row, delta);
       changes[static_cast<size_t>(row)] = merge_row(weight, delta, columns, spec.dtype, out);
     });
     return summary(module, changes, element_count(spec.shape));

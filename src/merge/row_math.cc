@@ -9,14 +9,6 @@ namespace onggi {
 namespace {
 
 constexpr int64_t kBlockElements = 1 << 20;
-// Ranks taken together, so that each element of delta is loaded and stored once for four products.
-constexpr int64_t kRankStep = 4;
-
-std::vector<float> to_f32(const TensorView& tensor) {
-  std::vector<float> values(static_cast<size_t>(tensor.elements()));
-  read_as_f32(tensor, 0, tensor.elements(), values.data());
-  return values;
-}
 
 template <uint16_t (*kRound)(float), float (*kWiden)(uint16_t)>
 RowChange merge_row_as(const float* weight, const float* delta, int64_t columns, uint16_t* written) {
@@ -40,29 +32,6 @@ void round_row_as(const float* weight, int64_t columns, uint16_t* written) {
 }
 
 }  // namespace
-
-LoraFactors read_factors(const AdapterReader& adapter, const std::string& module) {
-  const TensorView a = adapter.a(module), b = adapter.b(module);
-  return {a.shape[0], a.shape[1], static_cast<float>(adapter.config().scale()), to_f32(a), to_f32(b)};
-}
-
-void delta_row(const LoraFactors& factors, int64_t row, float* delta) {
-  const int64_t columns = factors.columns, rank = factors.rank;
-  const float* b = factors.b.data() + row * rank;
-  std::fill_n(delta, columns, 0.0f);
-  int64_t r = 0;
-  for (; r + kRankStep <= rank; r += kRankStep) {
-    const float* a0 = factors.a.data() + r * columns;
-    const float *a1 = a0 + columns, *a2 = a1 + columns, *a3 = a2 + columns;
-    const float b0 = b[r], b1 = b[r + 1], b2 = b[r + 2], b3 = b[r + 3];
-    for (int64_t k = 0; k < columns; ++k) delta[k] += b0 * a0[k] + b1 * a1[k] + b2 * a2[k] + b3 * a3[k];
-  }
-  for (; r < rank; ++r) {
-    const float* a = factors.a.data() + r * columns;
-    for (int64_t k = 0; k < columns; ++k) delta[k] += b[r] * a[k];
-  }
-  for (int64_t k = 0; k < columns; ++k) delta[k] *= factors.scale;
-}
 
 RowChange merge_row(const float* weight, const float* delta, int64_t columns, DType dtype,
                     uint16_t* written) {

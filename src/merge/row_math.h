@@ -7,23 +7,9 @@
 
 #include "base/threads.h"
 #include "blocks/nf4.h"
-#include "formats/adapter.h"
 #include "formats/mapped_tensors.h"
 
 namespace onggi {
-
-// An adapter's pair in fp32.
-struct LoraFactors {
-  int64_t rank = 0;      // R
-  int64_t columns = 0;   // K
-  float scale = 0;       // alpha / r
-  std::vector<float> a;  // [R, K]
-  std::vector<float> b;  // [N, R]
-};
-LoraFactors read_factors(const AdapterReader& adapter, const std::string& module);
-
-// delta[k] = scale * sum over r of B[row, r] * A[r, k], in fp32; delta has K elements.
-void delta_row(const LoraFactors& factors, int64_t row, float* delta);
 
 // Sums over a row that describe the change.
 struct RowChange {

@@ -2,6 +2,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/human.h"
 #include "base/process.h"
 #include "base/text.h"
 #include "eval/parity.h"
@@ -66,7 +67,8 @@ nlohmann::ordered_json Converter::convert(const std::string& type) {
   context_.reporter.progress_ends();
   for (const std::string& warning : result.warnings) context_.reporter.warn(warning);
   context_.reporter.say(text("{}: {}, {:.2f} bits per weight, relative error {:.2e}", options.output.string(),
-                             bytes_text(result.file_bytes), result.bits_per_weight, result.relative_error));
+                             bytes_text(static_cast<double>(result.file_bytes)), result.bits_per_weight,
+                             result.relative_error));
   const LoadedModel model =
       load_chat_model(options.output, {}, context_.threads, context_.device.placement());
   const ParityResult parity = reference_->compare(
@@ -154,14 +156,14 @@ StageOutcome Converter::run() {
     options.name = config_.model_base_name + "-finetune-lora";
     options.provenance = gguf_provenance(context_);
     const uint64_t bytes = write_adapter_gguf(options);
-    context_.reporter.say(text("{}: {}", options.output.string(), bytes_text(bytes)));
+    context_.reporter.say(text("{}: {}", options.output.string(), bytes_text(static_cast<double>(bytes))));
     outputs_.push_back(options.output);
   }
   StageOutcome outcome;
   const fs::path served = config_.gguf_path(config_.gguf.types.front());
   outcome.results = {{"files", files}, {"served", served.string()}, {"ollama", register_model(served)}};
   outcome.outputs = outputs_;
-  outcome.summary = text("{}, {}", bytes_text(fs::file_size(served)), speed_);
+  outcome.summary = text("{}, {}", bytes_text(static_cast<double>(fs::file_size(served))), speed_);
   return outcome;
 }
 

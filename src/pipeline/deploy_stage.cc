@@ -2,6 +2,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/human.h"
 #include "base/text.h"
 #include "eval/validation.h"
 #include "pipeline/artefacts.h"
@@ -63,8 +64,8 @@ void Deployment::start(const fs::path& gguf) {
   }
   options_ = plan_engine(config_.server, *model.model, context_.memory_budget());
   context_.reporter.say(text("context {} tokens, {} sequences at once, KV cache {}, {} threads",
-                             options_.context_length, options_.max_batch, bytes_text(options_.kv_bytes),
-                             context_.threads.size()));
+                             options_.context_length, options_.max_batch,
+                             bytes_text(static_cast<double>(options_.kv_bytes)), context_.threads.size()));
   ServerConfig server = config_.server;
   try {
     service_ = std::make_unique<Service>(server);

@@ -13,8 +13,9 @@ namespace onggi {
 
 namespace {
 
-// Merge and convert stream row blocks; the tokenizer, buffers and the program itself are most of their peak.
-constexpr uint64_t kStreamingPeak = 400'000'000;
+// Of merge and convert, which stream: the program, the tokenizer, and buffers of a few megabytes for blocks
+// of rows, whatever the model.
+constexpr uint64_t kStreamingProgram = 200'000'000;
 // The tokenizer, buffers of a pass, and the program itself, beside a model that computes.
 constexpr uint64_t kProgram = 300'000'000;
 // The seed's service: a context of 4096 tokens, five users at once.
@@ -37,6 +38,26 @@ uint64_t nf4_bytes(uint64_t elements) {
 uint64_t kv_bytes(const ModelConfig& model, int64_t tokens) {
   const auto pages = static_cast<uint64_t>((tokens + kKvPageTokens - 1) / kKvPageTokens);
   return pages * KvCache::page_bytes(model, DType::kBF16);
+}
+
+// What merge and convert hold of the tensor that is streaming by, at the largest one: two rows per thread;
+// of a projection also the adapter's pair in fp32, sums per row, and its NF4 form where merging goes through
+// that.
+enum class ThroughNf4 { kNo, kYes };
+uint64_t streaming_peak(const EstimateInputs& in, ThroughNf4 through) {
+  constexpr uint64_t kRowSums = 32;
+  uint64_t largest = 0;
+  for (const ModelTensor& tensor : model_tensors(in.model)) {
+    const auto rows = static_cast<uint64_t>(tensor.shape.front());
+    const auto columns = elements_of(tensor) / rows;
+    uint64_t bytes = 2 * columns * sizeof(float) * static_cast<uint64_t>(in.threads);
+    if (is_projection(tensor.role)) {
+      bytes += rows * kRowSums + static_cast<uint64_t>(in.config.lora.r) * (rows + columns) * sizeof(float);
+      if (through == ThroughNf4::kYes) bytes += nf4_bytes(elements_of(tensor));
+    }
+    largest = std::max(largest, bytes);
+  }
+  return kStreamingProgram + largest;
 }
 
 TrainingNeeds training_needs(const EstimateInputs& in, const ModelSize& size) {
@@ -109,7 +130,9 @@ std::vector<StageNeed> estimate_stages(const EstimateInputs& in) {
 
   // The merged model is then measured, mapped; with base = "auto" both forms are on the disk for a while.
   StageNeed merge{"merge"};
-  merge.memory_minimum = kStreamingPeak + adapter;
+  const bool nf4 =
+      in.config.quantization.load_in_4bit && in.config.merge.base != MergeConfig::Base::kOriginal;
+  merge.memory_minimum = streaming_peak(in, nf4 ? ThroughNf4::kYes : ThroughNf4::kNo);
   merge.memory_full = merge.memory_minimum + size.bytes_16bit + answer;
   merge.disk = size.bytes_16bit * (in.config.merge.base == MergeConfig::Base::kAuto ? 2 : 1);
 
@@ -122,8 +145,8 @@ std::vector<StageNeed> estimate_stages(const EstimateInputs& in) {
     convert.disk += bytes;
   }
   if (in.config.gguf.adapter) convert.disk += adapter;
-  convert.memory_minimum = kStreamingPeak;
-  convert.memory_full = kStreamingPeak + largest_file + answer;
+  convert.memory_minimum = streaming_peak(in, ThroughNf4::kNo);
+  convert.memory_full = convert.memory_minimum + largest_file + answer;
 
   StageNeed deploy{"deploy"};
   deploy.memory_minimum =

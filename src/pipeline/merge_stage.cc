@@ -2,6 +2,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/human.h"
 #include "base/process.h"
 #include "base/text.h"
 #include "eval/parity.h"
@@ -153,7 +154,7 @@ StageOutcome Merger::run() {
                      {"bytes", merged.bytes},
                      {"parity", parity}};
   for (const std::string& file : merged.files) outcome.outputs.push_back(config_.merged_dir() / file);
-  outcome.summary = text("{}, {}", bytes_text(merged.bytes), merge_base_name(base));
+  outcome.summary = text("{}, {}", bytes_text(static_cast<double>(merged.bytes)), merge_base_name(base));
   return outcome;
 }
 

@@ -112,10 +112,4 @@ void ParityGate::check(const ParityResult& result) {
                          result.reference, result.reason));
 }
 
-std::string bytes_text(uint64_t bytes) {
-  const double value = static_cast<double>(bytes);
-  if (bytes >= 1'000'000'000) return fmt::format("{:.2f} GB", value / 1e9);
-  return fmt::format("{:.1f} MB", value / 1e6);
-}
-
 }  // namespace onggi

@@ -45,7 +45,4 @@ class ParityGate {
   Reporter& reporter_;
 };
 
-// Bytes for people: "1.25 GB" (10^9).
-std::string bytes_text(uint64_t bytes);
-
 }  // namespace onggi

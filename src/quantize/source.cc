@@ -111,14 +111,15 @@ std::vector<GgufEntry> ConversionSource::metadata() const {
 
 ConversionSource::Rows ConversionSource::open(const ModelTensor& tensor) const {
   const MappedTensors& file = folder_ != nullptr ? static_cast<const MappedTensors&>(*folder_) : *gguf_;
-  std::optional<LoraRows> lora;
+  std::optional<LoraProduct> lora;
   if (adapter_ != nullptr && !tensor.peft_module.empty() && adapter_->has(tensor.peft_module)) {
     lora.emplace(*adapter_, tensor.peft_module);
   }
   return {file, file.info(tensor.name(style_)), std::move(lora)};
 }
 
-ConversionSource::Rows::Rows(const MappedTensors& file, const TensorInfo& info, std::optional<LoraRows> lora)
+ConversionSource::Rows::Rows(const MappedTensors& file, const TensorInfo& info,
+                             std::optional<LoraProduct> lora)
     : file_(&file), info_(&info), view_(file.tensor(info.name)), lora_(std::move(lora)) {
   columns_ = info.shape.empty() ? 1 : info.shape.back();
   rows_ = columns_ > 0 ? element_count(info.shape) / columns_ : 0;

@@ -8,10 +8,10 @@
 
 #include "formats/adapter.h"
 #include "formats/gguf.h"
+#include "formats/lora_product.h"
 #include "formats/mapped_tensors.h"
 #include "model/config.h"
 #include "model/tensor_names.h"
-#include "quantize/lora_rows.h"
 
 namespace onggi {
 
@@ -29,7 +29,7 @@ class ConversionSource {
   // One tensor while it streams.
   class Rows {
    public:
-    Rows(const MappedTensors& file, const TensorInfo& info, std::optional<LoraRows> lora);
+    Rows(const MappedTensors& file, const TensorInfo& info, std::optional<LoraProduct> lora);
     int64_t rows() const { return rows_; }
     int64_t columns() const { return columns_; }
     // Row `row` in fp32 with the adapter's product added. Safe from several threads.
@@ -43,7 +43,7 @@ class ConversionSource {
     TensorView view_;
     int64_t rows_, columns_;
     int64_t row_bytes_;
-    std::optional<LoraRows> lora_;
+    std::optional<LoraProduct> lora_;
   };
   Rows open(const ModelTensor& tensor) const;
 

@@ -6,6 +6,8 @@
 #include <cstdio>
 #include <string>
 
+#include "base/human.h"
+
 namespace onggi {
 namespace {
 
@@ -35,7 +37,7 @@ TEST(Terminal, HasNoColoursOffATerminal) {
 }
 
 TEST(Terminal, AlignsWideCharacters) {
-  EXPECT_EQ(columns_of("한글 ab"), 7u);
+  EXPECT_EQ(display_width("한글 ab"), 7u);
   EXPECT_EQ(fit_columns("한글ab", 3), "한");
   EXPECT_EQ(fit_columns("한글ab", 5), "한글a");
   EXPECT_EQ(fit_columns("", 5), "");

@@ -5,6 +5,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "base/human.h"
 #include "pipeline/text_table.h"
 
 namespace onggi {
@@ -76,6 +77,24 @@ TEST(StageNeeds, StayBelowTheSeedsTable) {
       }
     }
   }
+}
+
+TEST(StageNeeds, StreamingFollowsTheLargestTensor) {
+  const auto minimum_of = [](const char* model, const std::string& toml, size_t stage) {
+    return estimate_stages({parse_config(toml, "test"), published_config(model), 2, false})[stage]
+        .memory_minimum;
+  };
+  constexpr size_t kMerge = 3, kConvert = 4;
+  const std::string original = "[merge]\nbase = \"original\"\n";
+  // Qwen3-8B's largest projection is 12288 x 4096: at 4.127 bits a weight, 25.96 MB in NF4.
+  EXPECT_NEAR(
+      static_cast<double>(minimum_of("Qwen3-8B", "", kMerge) - minimum_of("Qwen3-8B", original, kMerge)),
+      12288.0 * 4096 * 4.127 / 8, 5e4);
+  // A pair of rank 64 instead of 16 is 48 more vectors of 12288 + 4096 numbers.
+  EXPECT_EQ(minimum_of("Qwen3-8B", "[lora]\nr = 64\n", kConvert) - minimum_of("Qwen3-8B", "", kConvert),
+            48u * (12288 + 4096) * 4);
+  EXPECT_LT(minimum_of("Qwen3-0.6B", "", kMerge), minimum_of("Qwen3-32B", "", kMerge));
+  EXPECT_LT(minimum_of("Qwen3-0.6B", "", kMerge), 400'000'000u);
 }
 
 TEST(StageNeeds, DiskIsWhatTheSeedSays) {
