@@ -6,6 +6,7 @@
 
 #include "base/process.h"
 #include "base/text.h"
+#include "cli/answerer.h"
 #include "cli/command.h"
 #include "cli/model_options.h"
 #include "cli/terminal.h"
@@ -18,6 +19,7 @@ using Json = nlohmann::ordered_json;
 struct Options {
   ModelOptions model;
   AnswerOptions answer;
+  std::string url, api_key;  // of a running service; empty: the model is loaded here
   std::string system;
   int64_t context = 8192;
   bool stats = false;
@@ -27,8 +29,8 @@ class Conversation {
  public:
   explicit Conversation(Options options)
       : options_(std::move(options)),
-        model_(open_model(options_.model)),
-        engine_(single_engine(model_, options_.model.precision, options_.context)),
+        answerer_(options_.url.empty() ? local_answerer(options_.model, options_.context)
+                                       : service_answerer(options_.url, options_.api_key)),
         out_(stdout) {}
 
   ExitCode run();
@@ -37,13 +39,11 @@ class Conversation {
   enum class After { kGoOn, kEnd };
   After command(const std::string& line);
   void ask(const std::string& question);
-  Generation stream_answer();
-  void print_stats(const GenerationResult& result) const;
+  void print_stats(const Answerer::Answer& answer) const;
   Json messages() const;
 
   Options options_;
-  OpenModel model_;
-  std::unique_ptr<Engine> engine_;
+  std::unique_ptr<Answerer> answerer_;
   Terminal out_;
   Json history_ = Json::array();  // without the system message
 };
@@ -96,51 +96,28 @@ Conversation::After Conversation::command(const std::string& line) {
   return After::kGoOn;
 }
 
-Generation Conversation::stream_answer() {
-  GenerationRequest request;
-  RenderOptions render;
-  render.enable_thinking = options_.answer.think;
-  request.prompt = render_prompt(model_.loaded, messages(), render);
-  request.sampling = sampling_of(options_.answer, model_.loaded.model->config);
-  request.max_new_tokens = options_.answer.max_tokens;
-  request.stop = options_.answer.stop;
-  Ticket ticket = engine_->submit(std::move(request));
-  Generation answer;
-  while (true) {
-    if (stop_requested()) ticket.cancel();
-    std::optional<GenerationEvent> event = ticket.next(std::chrono::milliseconds(100));
-    if (!event) continue;
-    out_.write(event->text);
-    answer.text += event->text;
-    if (!event->result) continue;
-    out_.write("\n");
-    answer.result = std::move(*event->result);
-    return answer;
-  }
-}
-
-void Conversation::print_stats(const GenerationResult& result) const {
+void Conversation::print_stats(const Answerer::Answer& answer) const {
   const double rate =
-      result.timings.eval > 0 ? static_cast<double>(result.generated_tokens - 1) / result.timings.eval : 0;
+      answer.writing_s > 0 ? static_cast<double>(answer.generated_tokens - 1) / answer.writing_s : 0;
   out_.write(out_.paint(Colour::kDim, text("[prompt {} tokens, {} of them known; first token after {:.2f} s; "
                                            "answer {} tokens, {:.1f} tokens/s]",
-                                           result.prompt_tokens, result.cached_tokens,
-                                           result.timings.first_token, result.generated_tokens, rate)) +
+                                           answer.prompt_tokens, answer.cached_tokens, answer.first_token_s,
+                                           answer.generated_tokens, rate)) +
              "\n");
 }
 
 void Conversation::ask(const std::string& question) {
   history_.push_back({{"role", "user"}, {"content", question}});
   try {
-    const Generation answer = stream_answer();
-    if (answer.result.reason == FinishReason::kError)
-      throw Error(answer.result.error_code, answer.result.error);
+    const Answerer::Answer answer =
+        answerer_->answer(messages(), options_.answer, [&](const std::string& piece) { out_.write(piece); });
+    out_.write("\n");
     history_.push_back({{"role", "assistant"}, {"content", answer.text}});
-    if (answer.result.reason == FinishReason::kLength) {
+    if (answer.reason == FinishReason::kLength) {
       out_.write(out_.paint(Colour::kDim, text("[cut at the longest answer or at the end of the context]")) +
                  "\n");
     }
-    if (options_.stats) print_stats(answer.result);
+    if (options_.stats) print_stats(answer);
   } catch (const ContextError& error) {
     history_.erase(history_.size() - 1);
     out_.write(out_.paint(Colour::kRed, error.what()) + "\n" + text("/reset begins a new conversation.") +
@@ -152,12 +129,8 @@ void Conversation::ask(const std::string& question) {
 }
 
 ExitCode Conversation::run() {
-  if (!model_.loaded.chat_template) {
-    throw InputError(text("the model {} has no chat template; use onggi generate --raw", model_.loaded.name));
-  }
   if (out_.is_terminal()) {
-    out_.write(out_.paint(Colour::kBold, model_.loaded.name) + "  " + text("/help shows the commands") +
-               "\n");
+    out_.write(out_.paint(Colour::kBold, answerer_->name()) + "  " + text("/help shows the commands") + "\n");
   }
   install_stop_handler();
   std::string message;
@@ -180,11 +153,21 @@ RunCommand setup_chat(CLI::App& app) {
   options->answer.max_tokens = 2048;
   add_model_options(app, options->model);
   add_answer_options(app, options->answer);
+  CLI::Option* model = app.get_option("--model")->required(false);
+  CLI::Option* url = app.add_option("--url", options->url,
+                                    text("Talk to a running service that speaks OpenAI's API instead, e.g. "
+                                         "http://127.0.0.1:8000"))
+                         ->excludes(model);
+  app.add_option("--api-key", options->api_key, text("The key that the service asks for"))->needs(url);
   app.add_option("--system", options->system, text("The system message"));
   app.add_option("--context", options->context, text("Tokens that the conversation may have"))
       ->check(CLI::PositiveNumber);
   app.add_flag("--stats", options->stats, text("Print counts and speeds after each answer"));
-  return [options] { return Conversation(*options).run(); };
+  return [options] {
+    if (options->model.path.empty() && options->url.empty())
+      throw UsageError(text("name a model with --model, or a running service with --url"));
+    return Conversation(*options).run();
+  };
 }
 
 }  // namespace onggi

@@ -133,6 +133,10 @@ struct ServerConfig {
   int64_t request_timeout_s = 600;    // seconds
   int64_t max_body_bytes = 16 << 20;  // larger requests are refused
   std::vector<std::string> api_keys;  // empty: no authentication
+  int64_t requests_per_minute = 0;    // of one key (or address); 0: no limit
+  int64_t tokens_per_day = 0;         // likewise, prompts and answers together
+  std::string tls_certificate;        // PEM file with the certificate and its chain; "": plain HTTP
+  std::string tls_key;                // PEM file
   std::vector<std::string> cors_origins;
   bool operator==(const ServerConfig&) const = default;
 };

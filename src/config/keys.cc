@@ -198,6 +198,13 @@ void add_server(Table& t, ServerConfig& c) {
   t.add("request_timeout_s", &c.request_timeout_s, {1, 86400}, "Seconds after which a request is given up.");
   t.add("max_body_bytes", &c.max_body_bytes, {1024, 1 << 30}, "The largest request.");
   t.add("api_keys", StringListRef{&c.api_keys, {}}, kNone, "Accepted bearer keys. []: no key needed.");
+  t.add("requests_per_minute", &c.requests_per_minute, {0, 1e6},
+        "Requests for text that one key may make in a minute (without keys: one address). 0: no limit.");
+  t.add("tokens_per_day", &c.tokens_per_day, {0, 1e15},
+        "Tokens that one key may use from midnight to midnight UTC. 0: no limit.");
+  t.add("tls_certificate", &c.tls_certificate, kNone,
+        "HTTPS: a PEM file with the certificate and its chain. \"\": plain HTTP.");
+  t.add("tls_key", &c.tls_key, kNone, "HTTPS: a PEM file with the certificate's private key.");
   t.add("cors_origins", StringListRef{&c.cors_origins, {}}, kNone,
         "Web pages that may call, besides local ones, e.g. \"https://example.org\".");
 }

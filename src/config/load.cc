@@ -295,6 +295,9 @@ void check_together(const Config& c, const std::string& source_name) {
   if (c.server.port == c.server.ollama_port) {
     fail(text("server.port and server.ollama_port are both {}: give each its own", c.server.port));
   }
+  if (c.server.tls_certificate.empty() != c.server.tls_key.empty()) {
+    fail(text("server.tls_certificate and server.tls_key belong together: give both or neither"));
+  }
   const bool needs_split = c.training.early_stopping_patience > 0 || c.training.load_best_model_at_end;
   if (needs_split && c.data.validation_split <= 0) {
     fail(

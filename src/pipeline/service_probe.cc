@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "base/text.h"
 #include "infer/score.h"
+#include "serve/chat_client.h"
 
 namespace onggi {
 namespace {
@@ -19,10 +20,9 @@ using Json = nlohmann::ordered_json;
 constexpr int64_t kTopLogprobs = 20;
 constexpr int kAnswerTokens = 64;
 
-httplib::Client client_for(const std::string& url, const ProbeTarget& target) {
-  httplib::Client client(url);
-  client.set_read_timeout(600);
-  if (!target.api_key.empty()) client.set_bearer_token_auth(target.api_key.c_str());
+std::unique_ptr<httplib::Client> client_for(const std::string& url, const ProbeTarget& target) {
+  auto client = make_client({url, target.api_key});
+  if (!target.api_key.empty()) client->set_bearer_token_auth(target.api_key.c_str());
   return client;
 }
 
@@ -38,10 +38,10 @@ ProbeResult ask(const ProbeTarget& target, const Probe& probe) {
   ProbeResult result;
   result.api = probe.api;
   const std::string path = result.api.substr(result.api.find(' ') + 1);
-  httplib::Client client = client_for(probe.is_ollama ? target.ollama_url : target.url, target);
+  const auto client = client_for(probe.is_ollama ? target.ollama_url : target.url, target);
   const Stopwatch watch;
   const auto response =
-      probe.body.is_null() ? client.Get(path) : client.Post(path, probe.body.dump(), "application/json");
+      probe.body.is_null() ? client->Get(path) : client->Post(path, probe.body.dump(), "application/json");
   result.seconds = watch.seconds();
   if (!response) {
     result.problem = text("no answer ({})", httplib::to_string(response.error()));
@@ -91,8 +91,8 @@ bool prompt_ids_equal(const ProbeTarget& target, const ParityReference::Prompt& 
     if (field == nullptr || request.contains(field)) return true;
     request[field] = message.value("content", "");
   }
-  httplib::Client client = client_for(target.ollama_url, target);
-  const auto response = client.Post("/api/generate", request.dump(), "application/json");
+  const auto client = client_for(target.ollama_url, target);
+  const auto response = client->Post("/api/generate", request.dump(), "application/json");
   if (!response || response->status != 200) return false;
   const Json json = Json::parse(response->body, nullptr, false);
   const auto context = json.value("context", std::vector<int32_t>{});
@@ -159,7 +159,7 @@ ParityResult probe_parity(const ProbeTarget& target, const ParityReference& refe
   result.reference = text("the file that it serves");
   result.bound = bound;
   result.prompts_sha256 = reference.prompts_sha256();
-  httplib::Client client = client_for(target.url, target);
+  const auto client = client_for(target.url, target);
   int64_t agreeing = 0;
   double kl_sum = 0;
   for (size_t p = 0; p < reference.prompts().size(); ++p) {
@@ -168,7 +168,7 @@ ParityResult probe_parity(const ProbeTarget& target, const ParityReference& refe
                           {"temperature", 0},        {"max_tokens", prompt.answer.ids.size()},
                           {"logprobs", true},        {"top_logprobs", kTopLogprobs},
                           {"return_token_ids", true}};
-    const auto response = client.Post("/v1/chat/completions", request.dump(), "application/json");
+    const auto response = client->Post("/v1/chat/completions", request.dump(), "application/json");
     const Json json = response ? Json::parse(response->body, nullptr, false) : Json();
     if (!response || response->status != 200 ||
         !json.contains(Json::json_pointer("/choices/0/logprobs/content"))) {

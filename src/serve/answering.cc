@@ -166,6 +166,7 @@ RequestRecorder::RequestRecorder(Metrics& metrics, const HttpRequest& request, s
 RequestRecorder::~RequestRecorder() {
   record_.time = utc_now_rfc3339();
   record_.total_s = std::chrono::duration<double>(steady_clock::now() - start_).count();
+  if (count_) count_(record_.prompt_tokens + record_.generated_tokens);
   metrics_.record(std::move(record_));
 }
 

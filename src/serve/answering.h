@@ -21,10 +21,13 @@ class RequestRecorder {
 
   void set_status(int status) { record_.status = status; }
   void set_results(const std::vector<std::optional<GenerationResult>>& results);
+  // Called at the end with the tokens of prompt and answer, however the request ended.
+  void on_end(std::function<void(int64_t)> count) { count_ = std::move(count); }
 
  private:
   Metrics& metrics_;
   RequestRecord record_;
+  std::function<void(int64_t)> count_;
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 

@@ -29,7 +29,7 @@ std::optional<bool> thinking_of(const LoadedModel& model, const Query& query,
   if (conversation.enable_thinking) return conversation.enable_thinking;
   // Reasoning is free text: where a caller wants JSON, or the answer's beginning is set, and does not ask for
   // reasoning, there is none.
-  if (wants_json(query) || !conversation.forced_start.empty()) return false;
+  if (wants_json(query) || !conversation.forced_start.empty() || !conversation.prefill.empty()) return false;
   return enable_thinking_of(model.think);
 }
 
@@ -48,7 +48,7 @@ PreparedPrompt prepare_conversation(const LoadedModel& model, const Query& query
   PreparedPrompt prompt;
   prompt.forced_start = conversation.forced_start;
   prompt.ids = conversation.prefix_ids;
-  const auto ids = model.tokenizer.encode(rendered + conversation.forced_start);
+  const auto ids = model.tokenizer.encode(rendered + conversation.prefill + conversation.forced_start);
   prompt.ids.insert(prompt.ids.end(), ids.begin(), ids.end());
   const bool open = ends_in_open_reasoning(rendered);
   if (open) prompt.parser.start = AnswerParserOptions::Start::kReasoning;

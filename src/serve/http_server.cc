@@ -2,6 +2,8 @@
 
 #include <fcntl.h>
 #include <httplib.h>
+#include <openssl/err.h>
+#include <openssl/ssl.h>
 
 #include <algorithm>
 #include <atomic>
@@ -60,6 +62,39 @@ void set_listener_options(int descriptor) {
   fcntl(descriptor, F_SETFD, FD_CLOEXEC);  // child processes must not keep the port
 }
 
+// The newest reason that OpenSSL has for a failure.
+std::string tls_reason() {
+  const unsigned long code = ERR_get_error();
+  const char* reason = code == 0 ? nullptr : ERR_reason_error_string(code);
+  ERR_clear_error();
+  return reason == nullptr ? "unknown" : reason;
+}
+
+// Sets certificate and key; the text of what is wrong, or nothing.
+std::string set_up_tls(SSL_CTX& context, const HttpServerOptions& options) {
+  SSL_CTX_set_min_proto_version(&context, TLS1_2_VERSION);
+  ERR_clear_error();
+  if (SSL_CTX_use_certificate_chain_file(&context, options.tls_certificate.c_str()) != 1)
+    return text("cannot use the certificate {} ({}): give a PEM file with server.tls_certificate",
+                options.tls_certificate, tls_reason());
+  if (SSL_CTX_use_PrivateKey_file(&context, options.tls_key.c_str(), SSL_FILETYPE_PEM) != 1 ||
+      SSL_CTX_check_private_key(&context) != 1)
+    return text("cannot use the key {} ({}): give the PEM file of the certificate's key with server.tls_key",
+                options.tls_key, tls_reason());
+  return {};
+}
+
+std::unique_ptr<httplib::Server> make_transport(const HttpServerOptions& options) {
+  if (options.tls_certificate.empty()) return std::make_unique<httplib::Server>();
+  std::string problem;
+  auto server = std::make_unique<httplib::SSLServer>([&](SSL_CTX& context) {
+    problem = set_up_tls(context, options);
+    return problem.empty();
+  });
+  if (!problem.empty()) throw InputError(problem);
+  return server;
+}
+
 }  // namespace
 
 const std::string& HttpRequest::header(const std::string& name) const {
@@ -70,7 +105,7 @@ const std::string& HttpRequest::header(const std::string& name) const {
 
 struct HttpServer::Impl {
   Impl(HttpServerOptions given, HttpHandlers given_handlers)
-      : options(std::move(given)), handlers(std::move(given_handlers)) {}
+      : options(std::move(given)), handlers(std::move(given_handlers)), server(make_transport(options)) {}
 
   void configure();
   void bind();
@@ -86,7 +121,7 @@ struct HttpServer::Impl {
   HttpServerOptions options;
   HttpHandlers handlers;
   RequestsInWork in_work;
-  httplib::Server server;
+  std::unique_ptr<httplib::Server> server;
   int port = 0;
   int listener = -1;
   std::thread acceptor;
@@ -202,19 +237,19 @@ void HttpServer::Impl::serve_with_body(const httplib::Request& from, httplib::Re
 }
 
 void HttpServer::Impl::configure() {
-  server.set_socket_options([this](int descriptor) {
+  server->set_socket_options([this](int descriptor) {
     set_listener_options(descriptor);
     listener = descriptor;
   });
-  server.set_tcp_nodelay(true);
-  server.set_keep_alive_max_count(kKeepAliveRequests);
-  server.set_keep_alive_timeout(options.keep_alive.count());
-  server.set_read_timeout(options.read_timeout);
-  server.set_write_timeout(options.write_timeout);
-  server.set_payload_max_length(options.max_body_bytes);
-  server.new_task_queue = [this] { return new ConnectionPool(options.max_connections, in_work); };
+  server->set_tcp_nodelay(true);
+  server->set_keep_alive_max_count(kKeepAliveRequests);
+  server->set_keep_alive_timeout(options.keep_alive.count());
+  server->set_read_timeout(options.read_timeout);
+  server->set_write_timeout(options.write_timeout);
+  server->set_payload_max_length(options.max_body_bytes);
+  server->new_task_queue = [this] { return new ConnectionPool(options.max_connections, in_work); };
 
-  server.set_pre_routing_handler([this](const httplib::Request& from, httplib::Response& to) {
+  server->set_pre_routing_handler([this](const httplib::Request& from, httplib::Response& to) {
     using Result = httplib::Server::HandlerResponse;
     in_work.begin();
     if (!ConnectionPool::answers_busy() && from.path.size() <= kMaxPath) return Result::Unhandled;
@@ -223,7 +258,7 @@ void HttpServer::Impl::configure() {
     to.set_header("Connection", "close");
     return Result::Handled;
   });
-  server.set_error_handler([this](const httplib::Request& from, httplib::Response& to) {
+  server->set_error_handler([this](const httplib::Request& from, httplib::Response& to) {
     if (!to.body.empty() || from.method == "HEAD") return;
     std::string message = text("the request is not valid HTTP");
     if (to.status == 404) message = text("there is nothing at this address");
@@ -236,13 +271,13 @@ void HttpServer::Impl::configure() {
   });
   // Called after a response went out. Where it said so, the connection ends: what is left of an unread body
   // must not be taken for a request.
-  server.set_logger([this](const httplib::Request& from, const httplib::Response& to) {
+  server->set_logger([this](const httplib::Request& from, const httplib::Response& to) {
     in_work.end();
     if (to.get_header_value("Connection") != "close") return;
     const int descriptor = find_connection(port, from.remote_addr, from.remote_port);
     if (descriptor >= 0) ::shutdown(descriptor, SHUT_RD);
   });
-  server.set_exception_handler(
+  server->set_exception_handler(
       [](const httplib::Request&, httplib::Response& to, std::exception_ptr) { to.status = 500; });
 
   const auto without_body = [this](const httplib::Request& from, httplib::Response& to) {
@@ -251,22 +286,22 @@ void HttpServer::Impl::configure() {
   };
   const auto with_body = [this](const httplib::Request& from, httplib::Response& to,
                                 const httplib::ContentReader& reader) { serve_with_body(from, to, reader); };
-  server.Get(".*", without_body);  // and HEAD
-  server.Options(".*", without_body);
-  server.Post(".*", with_body);
-  server.Put(".*", with_body);
-  server.Patch(".*", with_body);
-  server.Delete(".*", with_body);
+  server->Get(".*", without_body);  // and HEAD
+  server->Options(".*", without_body);
+  server->Post(".*", with_body);
+  server->Put(".*", with_body);
+  server->Patch(".*", with_body);
+  server->Delete(".*", with_body);
 }
 
 void HttpServer::Impl::bind() {
   errno = 0;
   if (options.port == 0) {
-    port = server.bind_to_any_port(options.host);
+    port = server->bind_to_any_port(options.host);
     if (port <= 0) fail_to_bind(options, errno);
     return;
   }
-  if (!server.bind_to_port(options.host, options.port)) fail_to_bind(options, errno);
+  if (!server->bind_to_port(options.host, options.port)) fail_to_bind(options, errno);
   port = options.port;
 }
 
@@ -283,9 +318,9 @@ int HttpServer::port() const { return impl_->port; }
 void HttpServer::start() {
   if (impl_->acceptor.joinable()) return;
   impl_->accepting = true;
-  impl_->acceptor = std::thread([this] { impl_->server.listen_after_bind(); });
+  impl_->acceptor = std::thread([this] { impl_->server->listen_after_bind(); });
   // stop() before the library's loop runs would be lost.
-  while (!impl_->server.is_running()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  while (!impl_->server->is_running()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
 }
 
 // The library's own stop() would also break off streams that are about to begin. A listening socket that is

@@ -51,6 +51,7 @@ struct HttpServerOptions {
   std::string port_setting;   // what to change when the port is taken: "--port or server.port"
   int max_connections = 128;  // handled at once, one thread each; more are answered 503
   uint64_t max_body_bytes = 16 << 20;
+  std::string tls_certificate, tls_key;   // PEM files; empty: plain HTTP
   std::chrono::seconds read_timeout{30};  // between two pieces of a request
   std::chrono::seconds write_timeout{30};
   std::chrono::seconds keep_alive{15};
@@ -67,7 +68,8 @@ struct HttpHandlers {
 
 class HttpServer {
  public:
-  // Binds at once. Throws MachineError naming the port and what to do when it cannot be used.
+  // Binds at once. Throws MachineError naming the port and what to do when it cannot be used, InputError
+  // where certificate or key cannot.
   HttpServer(HttpServerOptions options, HttpHandlers handlers);
   HttpServer(const HttpServer&) = delete;
   HttpServer& operator=(const HttpServer&) = delete;

@@ -42,15 +42,4 @@ LoadTestResult run_load_test(const LoadTestOptions& options);
 // As JSON for reports; the keys are the members.
 std::string to_json(const LoadTestResult& result);
 
-// The data of server-sent events, from bytes that arrive in pieces: calls on_data for each event's data.
-class SseReader {
- public:
-  explicit SseReader(std::function<void(const std::string&)> on_data) : on_data_(std::move(on_data)) {}
-  void push(const char* bytes, size_t size);
-
- private:
-  std::function<void(const std::string&)> on_data_;
-  std::string pending_;
-};
-
 }  // namespace onggi

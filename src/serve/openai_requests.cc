@@ -6,6 +6,7 @@
 #include "serve/openai_api.h"
 #include "serve/request_error.h"
 #include "serve/sampling_fields.h"
+#include "serve/tool_choice.h"
 
 namespace onggi {
 namespace {
@@ -49,12 +50,6 @@ void read_response_format(const Fields& fields, Query& query) {
   query.schema = *schema;
 }
 
-// Whether a chat may call tools, must, or must call a certain one.
-struct ToolChoice {
-  enum class Kind { kAuto, kNone, kRequired, kNamed } kind = Kind::kAuto;
-  std::string name;
-};
-
 ToolChoice read_tool_choice(const Fields& fields) {
   const Json* choice = fields.find("tool_choice");
   if (choice == nullptr) return {};
@@ -72,20 +67,6 @@ ToolChoice read_tool_choice(const Fields& fields) {
                                   R"({"type": "function", "function": {"name": ...}})"));
 }
 
-std::string tool_name(const Json& tool) { return tool.at("function").at("name").get<std::string>(); }
-
-// The beginning of the answer that commits the model to a call, in the form that Qwen's templates teach.
-std::string forced_call(const ToolChoice& choice, const Json& tools, const Fields& fields) {
-  std::string name = choice.name;
-  if (choice.kind == ToolChoice::Kind::kRequired && tools.size() == 1) name = tool_name(tools[0]);
-  if (name.empty()) return "<tool_call>\n{\"name\": \"";
-  for (const Json& tool : tools)
-    if (tool_name(tool) == name)
-      return fmt::format("<tool_call>\n{{\"name\": {}, \"arguments\": ", dump(Json(name)));
-  fields.fail("tool_choice",
-              text("\"tool_choice\" names the function \"{}\", which \"tools\" does not have", name));
-}
-
 void read_tools(const Fields& fields, const ServedModel& model, Query& query, Conversation& conversation) {
   if (fields.find("functions") != nullptr)
     fields.fail("functions", text("\"functions\" is no longer supported; use \"tools\""));
@@ -96,16 +77,8 @@ void read_tools(const Fields& fields, const ServedModel& model, Query& query, Co
       fields.fail("tool_choice", text("\"tool_choice\" asks for a call, but there are no \"tools\""));
     return;
   }
-  if (model.tools == ServedModel::Capability::kNo)
-    fields.fail("tools", text("\"{}\" does not support tools", model.names.front()));
-  Json checked = to_template_tools(*tools, "tools");
-  if (choice.kind == ToolChoice::Kind::kNone) return;
-  if (choice.kind != ToolChoice::Kind::kAuto) {
-    conversation.forced_start = forced_call(choice, checked, fields);
-    conversation.enable_thinking = false;  // the call comes first, so there is no room for reasoning
-  }
+  use_tools(to_template_tools(*tools, "tools"), choice, fields, model, conversation);
   if (fields.boolean("parallel_tool_calls") == false) query.max_tool_calls = 1;
-  conversation.tools = std::move(checked);
 }
 
 void read_thinking(const Fields& fields, Conversation& conversation) {

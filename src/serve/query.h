@@ -45,6 +45,7 @@ struct Conversation {
   Json tools;                     // null: none
   Json template_variables;        // null or an object
   std::optional<bool> enable_thinking;
+  std::string prefill;              // begins the answer and is not given back, as the client wrote it
   std::string forced_start;         // what the answer begins with ("<tool_call>..."), part of the answer
   std::vector<int32_t> prefix_ids;  // ids of earlier turns (Ollama's "context")
 };

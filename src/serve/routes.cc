@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "serve/access.h"
+#include "serve/anthropic_api.h"
 #include "serve/chat_api.h"
 #include "serve/ollama_api.h"
 #include "serve/openai_api.h"
@@ -29,7 +30,10 @@ struct Route {
   const char* path;  // one that ends with '*' stands for everything that begins so
   const char* api;   // label of metrics
   HttpResponse (*handle)(const Call& call);
+  // Whether a request counts against the quota of its key: those that let the model work.
+  enum class Quota { kFree, kCounted } quota = Quota::kFree;
 };
+constexpr auto kCounted = Route::Quota::kCounted;
 
 HttpResponse json_response(const Json& value, int status = 200) {
   HttpResponse response;
@@ -98,6 +102,22 @@ HttpResponse post_openai_completion(const Call& call) {
     return openai_completion_formatter(make_head("cmpl-", named_model(body, *loaded)), query, usage,
                                        loaded->model.tokenizer);
   });
+}
+
+HttpResponse post_anthropic_messages(const Call& call) {
+  const auto loaded = require_model(call);
+  const Json body = parse_request_body(call.request.body);
+  const Query query = parse_anthropic_messages(body, loaded->served);
+  return answer(call, loaded, query, [&](const std::vector<int32_t>& prompt) {
+    return anthropic_formatter(make_head("msg_", named_model(body, *loaded)),
+                               static_cast<int64_t>(prompt.size()));
+  });
+}
+
+HttpResponse post_anthropic_count(const Call& call) {
+  const auto loaded = require_model(call);
+  const Query query = parse_anthropic_count(parse_request_body(call.request.body), loaded->served);
+  return json_response({{"input_tokens", prepare_prompt(loaded->model, query).ids.size()}});
 }
 
 HttpResponse get_openai_models(const Call& call) {
@@ -246,14 +266,16 @@ HttpResponse get_dashboard(const Call& call) {
 constexpr Route kRoutes[] = {
     {"GET", "/", "other", get_root},
     {"GET", "/health", "health", get_health},
-    {"POST", "/chat", "chat", post_chat},
-    {"POST", "/v1/chat/completions", "openai_chat", post_openai_chat},
-    {"POST", "/v1/completions", "openai_completions", post_openai_completion},
+    {"POST", "/chat", "chat", post_chat, kCounted},
+    {"POST", "/v1/chat/completions", "openai_chat", post_openai_chat, kCounted},
+    {"POST", "/v1/completions", "openai_completions", post_openai_completion, kCounted},
     {"POST", "/v1/embeddings", "openai_embeddings", refuse_embeddings},
+    {"POST", "/v1/messages", "anthropic_messages", post_anthropic_messages, kCounted},
+    {"POST", "/v1/messages/count_tokens", "anthropic_count", post_anthropic_count},
     {"GET", "/v1/models", "openai_models", get_openai_models},
     {"GET", "/v1/models/*", "openai_models", get_openai_model},
-    {"POST", "/api/chat", "ollama_chat", post_ollama_chat},
-    {"POST", "/api/generate", "ollama_generate", post_ollama_generate},
+    {"POST", "/api/chat", "ollama_chat", post_ollama_chat, kCounted},
+    {"POST", "/api/generate", "ollama_generate", post_ollama_generate, kCounted},
     {"GET", "/api/version", "ollama_info", get_ollama_version},
     {"GET", "/api/tags", "ollama_info", get_ollama_tags},
     {"GET", "/api/ps", "ollama_info", get_ollama_ps},
@@ -304,14 +326,35 @@ HttpResponse handle(const Route& route, const Call& call) {
   }
 }
 
+// Whose quota a request counts against.
+std::string client_of(const ServiceState& state, const HttpRequest& request) {
+  if (state.api_keys.empty()) return request.remote_address;
+  return request_key(request.header("authorization"), request.header("x-api-key"));
+}
+
+HttpResponse handle_counted(const Route& route, const Call& call) {
+  const std::string client = client_of(call.state, call.request);
+  if (const auto refusal = call.state.quota.admit(client)) {
+    call.recorder->set_status(429);
+    HttpResponse response = error_response(call.request.path, 429, refusal->message);
+    response.headers.emplace_back("Retry-After", std::to_string(refusal->retry_after_s));
+    return response;
+  }
+  call.recorder->on_end(
+      [&quota = call.state.quota, client](int64_t tokens) { quota.add_tokens(client, tokens); });
+  return handle(route, call);
+}
+
 HttpResponse dispatch(ServiceState& state, Listener listener, const HttpRequest& request) {
   const std::string method = request.method == "HEAD" ? "GET" : request.method;
   std::string allowed;
   for (const Route& route : kRoutes) {
     if (!matches(route, request.path)) continue;
-    if (method == route.method)
-      return handle(route, {state, listener, request,
-                            std::make_shared<RequestRecorder>(state.metrics, request, route.api)});
+    if (method == route.method) {
+      const Call call{state, listener, request,
+                      std::make_shared<RequestRecorder>(state.metrics, request, route.api)};
+      return route.quota == kCounted ? handle_counted(route, call) : handle(route, call);
+    }
     allowed = route.method;
   }
   RequestRecorder recorder(state.metrics, request, "other");
@@ -364,6 +407,7 @@ void ServiceState::set_loaded(std::shared_ptr<LoadedService> loaded) {
 
 std::string error_body(const std::string& path, int status, const std::string& message,
                        const std::string& field) {
+  if (path.starts_with("/v1/messages")) return anthropic_error(status, message);
   if (path.starts_with("/v1/")) return openai_error(status, message, field);
   if (path.starts_with("/api/") || path == "/") return ollama_error(message);
   return chat_error(message, field);

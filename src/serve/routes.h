@@ -14,6 +14,7 @@
 #include "serve/http_server.h"
 #include "serve/metrics.h"
 #include "serve/query.h"
+#include "serve/quota.h"
 
 namespace onggi {
 
@@ -28,6 +29,9 @@ struct LoadedService {
 // The state that all requests share. Thread-safe.
 class ServiceState {
  public:
+  explicit ServiceState(QuotaLimits limits) : quota(limits) {}
+
+  Quota quota;
   Metrics metrics;
   Stopwatch uptime;
   std::atomic<bool> stopping{false};

@@ -25,14 +25,13 @@ void read_sampling(const Fields& fields, SamplingParams& sampling) {
   if (const auto seed = fields.integer("seed")) sampling.seed = static_cast<uint64_t>(*seed);
 }
 
-std::vector<std::string> read_stop(const Fields& fields) {
+std::vector<std::string> read_stop(const Fields& fields, const char* name) {
   constexpr size_t kMaxStops = 16;
-  auto stops = fields.strings("stop");
+  auto stops = fields.strings(name);
   if (stops.size() > kMaxStops)
-    fields.fail("stop", text("\"{}\" may hold at most {} strings", fields.path_of("stop"), kMaxStops));
+    fields.fail(name, text("\"{}\" may hold at most {} strings", fields.path_of(name), kMaxStops));
   for (const std::string& stop : stops)
-    if (stop.empty())
-      fields.fail("stop", text("\"{}\" must not hold an empty string", fields.path_of("stop")));
+    if (stop.empty()) fields.fail(name, text("\"{}\" must not hold an empty string", fields.path_of(name)));
   return stops;
 }
 

@@ -14,8 +14,8 @@ namespace onggi {
 // presence_penalty, frequency_penalty, seed: those that are there replace the values in sampling.
 void read_sampling(const Fields& fields, SamplingParams& sampling);
 
-// "stop": one string or an array of at most 16; empty strings are refused.
-std::vector<std::string> read_stop(const Fields& fields);
+// "stop", or the dialect's name for it: one string or an array of at most 16; empty strings are refused.
+std::vector<std::string> read_stop(const Fields& fields, const char* name = "stop");
 
 // Throws RequestError: 400 where "model" is missing, 404 where it is not the served one. Returns the name as
 // it was written.

@@ -24,16 +24,18 @@ std::string machine_name() {
   return gethostname(name.data(), name.size() - 1) == 0 ? name.data() : "";
 }
 
-std::string local_url(const std::string& host, int port) {
+std::string local_url(const ServerConfig& server, int port) {
+  const std::string& host = server.host;
   const bool any = host == "0.0.0.0" || host == "::" || host.empty();
   const std::string name = any ? "127.0.0.1" : host.find(':') != std::string::npos ? "[" + host + "]" : host;
-  return fmt::format("http://{}:{}", name, port);
+  return fmt::format("{}://{}:{}", server.tls_certificate.empty() ? "http" : "https", name, port);
 }
 
 }  // namespace
 
 struct Service::Impl {
-  explicit Impl(const ServerConfig& config) : server(config) {
+  explicit Impl(const ServerConfig& config)
+      : server(config), state({config.requests_per_minute, config.tokens_per_day}) {
     state.api_keys = config.api_keys;
     state.cors_origins = config.cors_origins;
     state.host_check =
@@ -55,6 +57,8 @@ struct Service::Impl {
     options.max_connections =
         static_cast<int>(server.max_queue + server.max_batch.value_or(8) + kSpareConnections);
     options.max_body_bytes = static_cast<uint64_t>(server.max_body_bytes);
+    options.tls_certificate = server.tls_certificate;
+    options.tls_key = server.tls_key;
     HttpHandlers handlers;
     handlers.admit = [this](const HttpRequest& request) { return admit_request(state, request); };
     handlers.handle = [this, listener](const HttpRequest& request) {
@@ -130,8 +134,8 @@ void Service::load(LoadedModel model, std::unique_ptr<StepRunner> runner, const 
 
 int Service::port() const { return impl_->state.port; }
 int Service::ollama_port() const { return impl_->state.ollama_port; }
-std::string Service::url() const { return local_url(impl_->server.host, port()); }
-std::string Service::ollama_url() const { return local_url(impl_->server.host, ollama_port()); }
+std::string Service::url() const { return local_url(impl_->server, port()); }
+std::string Service::ollama_url() const { return local_url(impl_->server, ollama_port()); }
 
 const ServedModel& Service::model() const {
   const auto loaded = impl_->state.loaded();

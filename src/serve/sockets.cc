@@ -76,7 +76,8 @@ bool peer_closed(int descriptor) {
   if (descriptor < 0) return false;
   pollfd entry{descriptor, POLLIN | POLLRDHUP, 0};
   if (poll(&entry, 1, 0) <= 0) return false;
-  if ((entry.revents & (POLLERR | POLLHUP | POLLNVAL)) != 0) return true;
+  // RDHUP tells also where bytes are left to read: the last ones of TLS.
+  if ((entry.revents & (POLLERR | POLLHUP | POLLNVAL | POLLRDHUP)) != 0) return true;
   char byte = 0;
   const ssize_t got = recv(descriptor, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
   if (got == 0) return true;

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "serve/answer_parser.h"
+#include "serve/anthropic_api.h"
 #include "serve/chat_api.h"
 #include "serve/ollama_api.h"
 #include "serve/openai_api.h"
@@ -24,14 +25,14 @@ ServedModel fuzz_model() {
 
 void parse(uint8_t endpoint, std::string_view bytes) {
   static const ServedModel model = fuzz_model();
-  if (endpoint % 6 == 5) {
+  if (endpoint % 7 == 5) {
     AnswerParser parser({AnswerParserOptions::Start::kContent, AnswerParserOptions::Calls::kParse});
     for (size_t i = 0; i < bytes.size(); i += 3) parser.push(bytes.substr(i, 3));
     parser.finish();
     return;
   }
   const Json body = parse_request_body(bytes);
-  switch (endpoint % 6) {
+  switch (endpoint % 7) {
     case 0:
       parse_chat(body, model);
       break;
@@ -48,6 +49,9 @@ void parse(uint8_t endpoint, std::string_view bytes) {
     case 4:
       parse_ollama_generate(body, model);
       ollama_show(body, model);
+      break;
+    case 6:
+      parse_anthropic_messages(body, model);
       break;
   }
 }

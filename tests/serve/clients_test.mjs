@@ -1,14 +1,26 @@
 // The official clients against the service: node tests/serve/clients_test.mjs path/to/onggi
 import assert from 'node:assert/strict';
-import { load, startService } from './service.mjs';
+import { spawnSync } from 'node:child_process';
+import { load, root, startService } from './service.mjs';
 
 const OpenAI = load('openai').default;
 const { Ollama } = load('ollama');
+const Anthropic = load('@anthropic-ai/sdk').default;
 
 const service = await startService('--api-key', 'secret', '--max-batch', '4');
 const openai = new OpenAI({ baseURL: `${service.url}/v1`, apiKey: 'secret', maxRetries: 0 });
 const ollama = new Ollama({ host: service.ollamaUrl, headers: { Authorization: 'Bearer secret' } });
+const anthropic = new Anthropic({ baseURL: service.url, apiKey: 'secret', maxRetries: 0 });
 const messages = [{ role: 'user', content: '안녕하세요' }];
+
+async function becomesIdle() {
+  for (let i = 0; i < 100; i += 1) {
+    const health = await (await fetch(`${service.url}/health`)).json();
+    if (health.active === 0) return;
+    await new Promise((resolve) => { setTimeout(resolve, 50); });
+  }
+  assert.fail('the answer goes on without a client');
+}
 
 const tests = {
   async 'openai: models'() {
@@ -79,12 +91,7 @@ const tests = {
       assert.ok(chunk);
       break;  // closes the connection
     }
-    for (let i = 0; i < 100; i += 1) {
-      const health = await (await fetch(`${service.url}/health`)).json();
-      if (health.active === 0) return;
-      await new Promise((resolve) => { setTimeout(resolve, 50); });
-    }
-    assert.fail('the answer goes on without a client');
+    await becomesIdle();
   },
   async 'ollama: version, list, ps, show'() {
     assert.match((await ollama.version()).version, /^\d+\.\d+\.\d+$/);
@@ -118,6 +125,65 @@ const tests = {
     assert.equal((await ollama.generate({ model: 'mini', prompt: '', keep_alive: 0 })).done_reason, 'unload');
     await assert.rejects(ollama.chat({ model: 'llama3', messages }), /not found, try pulling it first/);
     await assert.rejects(ollama.embed({ model: 'mini', input: 'x' }), /embedding/);
+  },
+  async 'anthropic: messages, whole and streamed, say what the others say'() {
+    const request = { model: 'mini', max_tokens: 20, temperature: 0, messages };
+    const whole = await anthropic.messages.create(request);
+    const openaiAnswer = await openai.chat.completions.create({ model: 'mini', messages, temperature: 0, max_tokens: 20 });
+    assert.equal(whole.content[0].text, openaiAnswer.choices[0].message.content);
+    assert.equal(whole.usage.output_tokens, openaiAnswer.usage.completion_tokens);
+    const stream = anthropic.messages.stream(request);
+    let text = '';
+    stream.on('text', (piece) => { text += piece; });
+    const final = await stream.finalMessage();
+    assert.equal(text, whole.content[0].text);
+    assert.deepEqual(final.content, whole.content);
+    assert.equal(final.stop_reason, whole.stop_reason);
+    assert.equal(final.usage.output_tokens, whole.usage.output_tokens);
+  },
+  async 'anthropic: system, stop sequences, the beginning of the answer, counting'() {
+    const system = [{ type: 'text', text: '짧게 답하세요.' }];
+    const whole = await anthropic.messages.create({ model: 'mini', max_tokens: 20, temperature: 0, system, messages });
+    const stop = whole.content[0].text.slice(3, 5);
+    const stopped = await anthropic.messages.create({
+      model: 'mini', max_tokens: 20, temperature: 0, system, messages, stop_sequences: [stop],
+    });
+    assert.equal(stopped.stop_reason, 'stop_sequence');
+    assert.equal(stopped.stop_sequence, stop);
+    assert.equal(stopped.content[0].text, whole.content[0].text.slice(0, whole.content[0].text.indexOf(stop)));
+    const plain = await anthropic.messages.countTokens({ model: 'mini', messages });
+    const longer = await anthropic.messages.countTokens({ model: 'mini', messages, system });
+    assert.ok(longer.input_tokens > plain.input_tokens);
+    const rest = await anthropic.messages.create({
+      model: 'mini', max_tokens: 5, messages: [...messages, { role: 'assistant', content: '안녕' }],
+    });
+    assert.equal(rest.role, 'assistant');
+  },
+  async 'anthropic: errors are the classes that programs catch'() {
+    const ask = (extra) => anthropic.messages.create({ model: 'mini', max_tokens: 5, messages, ...extra });
+    await assert.rejects(ask({ model: 'claude-opus-4' }), Anthropic.NotFoundError);
+    await assert.rejects(ask({ messages: [] }), (error) => error instanceof Anthropic.BadRequestError
+      && error.error.error.type === 'invalid_request_error');
+    await assert.rejects(ask({ tools: [{ name: 'f', input_schema: { type: 'object' } }] }), /does not support tools/);
+    const stranger = new Anthropic({ baseURL: service.url, apiKey: 'wrong', maxRetries: 0 });
+    await assert.rejects(stranger.messages.create({ model: 'mini', max_tokens: 5, messages }), Anthropic.AuthenticationError);
+  },
+  async 'anthropic: an aborted stream frees its place'() {
+    const stream = anthropic.messages.stream({ model: 'mini', max_tokens: 1500, temperature: 2, messages });
+    await new Promise((resolve) => { stream.once('text', resolve); stream.once('end', resolve); });
+    stream.abort();
+    await stream.done().catch(() => {});
+    await becomesIdle();
+  },
+  async 'onggi chat --url: asks the service and remembers'() {
+    const chat = spawnSync(process.argv[2], ['--lang', 'en', 'chat', '--url', service.url, '--api-key', 'secret',
+      '--temperature', '0', '--max-tokens', '20'], { cwd: root, input: '안녕하세요\n/reset\n안녕하세요\n', encoding: 'utf8' });
+    assert.equal(chat.status, 0, chat.stderr);
+    const answer = (await ollama.chat({ model: 'mini', messages, options: { temperature: 0, num_predict: 20 } })).message.content;
+    assert.equal(chat.stdout.split(answer).length, 3, chat.stdout);
+    const refused = spawnSync(process.argv[2], ['--lang', 'en', 'chat', '--url', service.url], { cwd: root, input: 'x\n', encoding: 'utf8' });
+    assert.equal(refused.status, 2);
+    assert.match(refused.stderr, /needs an API key/);
   },
 };
 

@@ -10,9 +10,11 @@
 
 #include "base/clock.h"
 #include "kernels/table.h"
+#include "serve/chat_client.h"
 #include "serve/generator.h"
 #include "serve/loadtest.h"
 #include "serve/memory_plan.h"
+#include "tests/serve/mini_service.h"
 #include "tests/serve/raw_connection.h"
 #include "tests/serve/samples.h"
 
@@ -23,69 +25,10 @@ using ::testing::EndsWith;
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
-constexpr uint64_t kMemory = uint64_t{8} << 30;
-
-ServerConfig free_ports() {
-  ServerConfig config;
-  config.port = 0;
-  config.ollama_port = 0;
-  config.max_batch = 4;
-  config.max_queue = 16;
-  config.max_new_tokens = 16;
-  return config;
-}
-
-// A service with the model of the repository.
-struct MiniService {
-  explicit MiniService(const ServerConfig& config = free_ports()) : service(config) {
-    LoadedModel model = load_chat_model("models/onggi-mini", {}, threads);
-    const EngineOptions options = plan_engine(config, *model.model, kMemory);
-    service.start();
-    auto runner = make_runner(model.model, device, threads, options.precision);
-    service.load(std::move(model), std::move(runner), options, {{"onggi-mini", "mini"}, ""});
-  }
-  httplib::Client client() const {
-    httplib::Client result("127.0.0.1", service.port());
-    result.set_read_timeout(60, 0);
-    return result;
-  }
-  httplib::Client ollama() const {
-    httplib::Client result("127.0.0.1", service.ollama_port());
-    result.set_read_timeout(60, 0);
-    return result;
-  }
-
-  ThreadPool threads{2};
-  ComputeDevice device{Device{}};
-  Service service;
-};
-
 // One for all tests that do not change it.
 const MiniService& mini() {
   static const MiniService service;
   return service;
-}
-
-Json post(httplib::Client client, const std::string& path, const Json& body, int status = 200) {
-  const auto response = client.Post(path, dump(body), "application/json");
-  if (!response) {
-    ADD_FAILURE() << path << ": " << httplib::to_string(response.error());
-    return {};
-  }
-  EXPECT_EQ(response->status, status) << path << ": " << response->body;
-  return Json::parse(response->body, nullptr, false);
-}
-
-std::string stream(httplib::Client client, const std::string& path, const Json& body,
-                   const std::string& type) {
-  const auto response = client.Post(path, dump(body), "application/json");
-  if (!response) {
-    ADD_FAILURE() << path << ": " << httplib::to_string(response.error());
-    return {};
-  }
-  EXPECT_EQ(response->status, 200) << response->body;
-  EXPECT_EQ(response->get_header_value("Content-Type"), type);
-  return response->body;
 }
 
 const Json kHello = Json::parse(R"([{"role": "user", "content": "안녕하세요"}])");
@@ -155,18 +98,6 @@ TEST(Service, PromptsAreThoseOfTheModel) {
   RenderOptions no_thinking;
   no_thinking.enable_thinking = false;
   EXPECT_EQ(prepare_prompt(model, query).ids, render_prompt(model, kHello, no_thinking));
-}
-
-std::vector<Json> lines_of(const std::string& body) {
-  std::vector<Json> lines;
-  std::istringstream input(body);
-  for (std::string line; std::getline(input, line);) {
-    EXPECT_FALSE(line.empty()) << "a blank line";
-    lines.push_back(Json::parse(line, nullptr, false));
-    EXPECT_FALSE(lines.back().is_discarded()) << line;
-  }
-  EXPECT_THAT(body, EndsWith("\n"));
-  return lines;
 }
 
 TEST(Service, OllamaStreamsLines) {
@@ -273,6 +204,10 @@ TEST(Service, BadInputIsNamed) {
       {"/v1/completions", "{\"model\": \"mini\", \"prompt\": {}}", 400, "\"param\":\"prompt\""},
       {"/v1/completions", "{\"model\": \"mini\", \"prompt\": [99999999]}", 400, "99999999"},
       {"/v1/completions", "{\"model\": \"mini\", \"prompt\": \"\"}", 400, "must not be empty"},
+      {"/v1/messages", "{\"model\": \"mini\", \"messages\": []}", 400,
+       "{\"type\":\"error\",\"error\":{\"type\":\"invalid_request_error\""},
+      {"/v1/messages", "{\"model\": \"claude\", \"messages\": []}", 404, "\"type\":\"not_found_error\""},
+      {"/v1/messages", "{", 400, "\"type\":\"invalid_request_error\""},
       {"/v1/embeddings", "{}", 501, "not_supported_error"},
       {"/api/chat", "{\"model\": 1}", 400, "{\"error\":\""},
       {"/api/chat", "{\"model\": \"mini\", \"messages\": {}}", 400, "messages"},
@@ -296,6 +231,18 @@ TEST(Service, BadInputIsNamed) {
     EXPECT_EQ(response->status, bad.status) << bad.path << " " << bad.body << ": " << response->body;
     EXPECT_THAT(response->body, HasSubstr(bad.part)) << bad.path << " " << bad.body;
     EXPECT_FALSE(Json::parse(response->body, nullptr, false).is_discarded()) << response->body;
+  }
+}
+
+TEST(Service, DeepNestingIsRefusedBeforeItIsParsed) {
+  for (const char* path : {"/chat", "/v1/chat/completions", "/v1/completions", "/v1/messages",
+                           "/v1/messages/count_tokens", "/api/chat", "/api/generate", "/api/show"}) {
+    std::string deep = "{\"model\": \"mini\", \"message\": ";
+    for (int i = 0; i < 100'000; ++i) deep += "[";
+    const auto response = mini().client().Post(path, deep, "application/json");
+    ASSERT_TRUE(response) << path;
+    EXPECT_EQ(response->status, 400) << path;
+    EXPECT_THAT(response->body, HasSubstr("nested deeper than 64 levels")) << path;
   }
 }
 
