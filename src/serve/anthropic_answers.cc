@@ -58,15 +58,20 @@ class MessagesFormatter : public AnswerFormatter {
     return sse("message_start", {{"message", std::move(message)}}) + ping();
   }
 
+  // Written in steps: operands of + may be evaluated in any order, and these count blocks.
   std::string piece(const AnswerEvent& event) override {
     std::string out;
-    if (!event.piece.reasoning.empty())
-      out +=
-          open(Block::kThinking) + delta({{"type", "thinking_delta"}, {"thinking", event.piece.reasoning}});
-    if (!event.piece.content.empty())
-      out += open(Block::kText) + delta({{"type", "text_delta"}, {"text", event.piece.content}});
+    if (!event.piece.reasoning.empty()) {
+      out += open(Block::kThinking);
+      out += delta({{"type", "thinking_delta"}, {"thinking", event.piece.reasoning}});
+    }
+    if (!event.piece.content.empty()) {
+      out += open(Block::kText);
+      out += delta({{"type", "text_delta"}, {"text", event.piece.content}});
+    }
     for (const ToolCall& call : event.piece.tool_calls) {
-      out += close() + start(call_block(call, Json::object()));
+      out += close();
+      out += start(call_block(call, Json::object()));
       out += delta({{"type", "input_json_delta"}, {"partial_json", dump(call.arguments)}});
       open_ = Block::kCall;
       out += close();
@@ -76,10 +81,10 @@ class MessagesFormatter : public AnswerFormatter {
   }
 
   std::string end(const GenerationResults& results) override {
-    return close() +
-           sse("message_delta",
-               {{"delta", stop_json(results.front(), calls_)}, {"usage", usage_json(results.front())}}) +
-           sse("message_stop", Json::object());
+    std::string out = close();
+    out += sse("message_delta",
+               {{"delta", stop_json(results.front(), calls_)}, {"usage", usage_json(results.front())}});
+    return out + sse("message_stop", Json::object());
   }
 
   Json whole(const std::vector<Answer>& answers, const GenerationResults& results) override {
@@ -115,8 +120,11 @@ class MessagesFormatter : public AnswerFormatter {
     if (open_ == wanted) return {};
     std::string out = close();
     open_ = wanted;
-    if (wanted == Block::kText) return out + start({{"type", "text"}, {"text", ""}});
-    return out + start({{"type", "thinking"}, {"thinking", ""}, {"signature", ""}});
+    if (wanted == Block::kText)
+      out += start({{"type", "text"}, {"text", ""}});
+    else
+      out += start({{"type", "thinking"}, {"thinking", ""}, {"signature", ""}});
+    return out;
   }
   std::string close() {
     if (open_ == Block::kNone) return {};
@@ -124,7 +132,9 @@ class MessagesFormatter : public AnswerFormatter {
     // Clients expect a signature at the end of reasoning; there is nothing to sign here.
     if (open_ == Block::kThinking) out = delta({{"type", "signature_delta"}, {"signature", ""}});
     open_ = Block::kNone;
-    return out + sse("content_block_stop", {{"index", index_++}});
+    out += sse("content_block_stop", {{"index", index_}});
+    ++index_;
+    return out;
   }
 
   AnswerHead head_;

@@ -34,11 +34,12 @@ struct SeenRequest {
 
 // What happens to the next request for a file's contents.
 struct Fault {
-  int status = 0;                // answered instead of the contents, where not 0
-  std::string retry_after = "";  // with the status
-  size_t cut_after = 0;          // the connection breaks after so many bytes, where not 0
-  bool flip_a_byte = false;      // contents are not the announced ones
-  bool ignore_range = false;     // 200 and the whole file, whatever range was asked for
+  int status = 0;                      // answered instead of the contents, where not 0
+  std::string retry_after = "";        // with the status
+  size_t cut_after = 0;                // the connection breaks after so many bytes, where not 0
+  bool flip_a_byte = false;            // contents are not the announced ones
+  std::chrono::milliseconds pause{0};  // before each piece of 16 KiB: a slow line
+  bool ignore_range = false;           // 200 and the whole file, whatever range was asked for
 };
 
 class FakeHub {
@@ -173,7 +174,9 @@ class FakeHub {
     response.status = request.ranges.empty() ? 200 : 206;
     response.set_content_provider(
         contents.size(), "application/octet-stream",
-        [contents, cut, sent = size_t{0}](size_t offset, size_t length, httplib::DataSink& sink) mutable {
+        [contents, cut, pause = fault ? fault->pause : std::chrono::milliseconds(0), sent = size_t{0}](
+            size_t offset, size_t length, httplib::DataSink& sink) mutable {
+          std::this_thread::sleep_for(pause);
           size_t part = std::min<size_t>(length, 16384);
           if (cut != 0) part = std::min(part, cut - sent);
           if (cut != 0 && sent >= cut) return false;

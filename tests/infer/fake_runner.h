@@ -53,18 +53,18 @@ class FakeRunner : public StepRunner {
   std::function<void(std::span<const SequenceInput>)> before_run;  // called on the engine's thread
 
  private:
-  static size_t element(const KvSequence& sequence, int64_t position) {
+  size_t element(const KvSequence& sequence, int64_t position) const {
     const int64_t page = sequence.pages()[position / kKvPageTokens];
-    return static_cast<size_t>((page * kKvPageTokens + position % kKvPageTokens) * 2);
+    return static_cast<size_t>((page * kKvPageTokens + position % kKvPageTokens) * config_.kv_size());
   }
-  void write(const KvCache& cache, const KvSequence& sequence, int64_t position, int32_t id) {
+  void write(const KvCache& cache, const KvSequence& sequence, int64_t position, int32_t id) const {
     for (int64_t l = 0; l < config_.num_layers; ++l) {
       for (void* half : {cache.layer(l).keys, cache.layer(l).values}) {
         static_cast<float*>(half)[element(sequence, position)] = static_cast<float>(id);
       }
     }
   }
-  int32_t read(const KvCache& cache, const KvSequence& sequence, int64_t position) {
+  int32_t read(const KvCache& cache, const KvSequence& sequence, int64_t position) const {
     const float id = static_cast<const float*>(cache.layer(0).keys)[element(sequence, position)];
     for (int64_t l = 0; l < config_.num_layers; ++l) {
       for (void* half : {cache.layer(l).keys, cache.layer(l).values}) {

@@ -147,9 +147,10 @@ TEST(AnthropicAnswer, StreamsBlocksInOrder) {
   thinks.piece.reasoning = "hm";
   AnswerEvent calls;
   calls.piece.tool_calls = {sample_call()};
-  std::string body = formatter->begin() + formatter->piece(thinks) + formatter->piece(text_event("he")) +
-                     formatter->piece(text_event("llo")) + formatter->piece(calls) +
-                     formatter->end({sample_result()});
+  std::string body = formatter->begin();
+  for (const AnswerEvent& event : {thinks, text_event("he"), text_event("llo"), calls})
+    body += formatter->piece(event);
+  body += formatter->end({sample_result()});
   std::vector<std::string> names;
   std::istringstream lines(body);
   for (std::string line; std::getline(lines, line);)
