@@ -100,7 +100,7 @@ RunCommand setup_check(CLI::App& app) {
   return [options] {
     const CheckReport report = check_machine(read_config(*options));
     Terminal(stdout).write(options->json ? report.to_json() + "\n" : report.to_text());
-    return report.enough() ? ExitCode::kDone : ExitCode::kMachine;
+    return report.falls_short() ? ExitCode::kMachine : ExitCode::kDone;
   };
 }
 

@@ -159,9 +159,9 @@ const std::vector<ModelRequirements>& seed_requirements() {
   return table;
 }
 
-bool CheckReport::enough() const {
-  return plan && std::none_of(plan->stages.begin(), plan->stages.end(),
-                              [](const StageVerdict& stage) { return stage.overall() == Verdict::kShort; });
+bool CheckReport::falls_short() const {
+  return plan && std::any_of(plan->stages.begin(), plan->stages.end(),
+                             [](const StageVerdict& stage) { return stage.overall() == Verdict::kShort; });
 }
 
 CheckReport make_check_report(const Config& config, const CheckInputs& inputs) {

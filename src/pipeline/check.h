@@ -73,7 +73,8 @@ struct CheckReport {
   std::optional<ModelPlan> plan;  // of the configured model; none where its size is not known yet
   std::string plan_problem;       // then: why
 
-  bool enough() const;  // no stage of the configured model falls short
+  // Whether a stage of the configured model falls short. Where its size is not known yet, none is known to.
+  bool falls_short() const;
   std::string to_text() const;
   std::string to_json() const;
 };

@@ -218,7 +218,7 @@ std::string CheckReport::to_json() const {
   for (const SeedRow& row : seed_rows) out["models"].push_back(seed_json(row));
   out["plan"] = plan ? plan_json(*plan) : ordered_json(nullptr);
   if (!plan) out["plan_problem"] = plan_problem;
-  out["enough"] = enough();
+  out["enough"] = plan ? ordered_json(!falls_short()) : ordered_json(nullptr);
   return out.dump(2);
 }
 

@@ -10,7 +10,7 @@ namespace onggi {
 StageOutcome run_check(StageContext& context) {
   const CheckReport report = check_machine(context.config);
   context.reporter.say(report.to_text());
-  if (!report.enough())
+  if (report.falls_short())
     throw MachineError(text("this machine does not suffice for {}: see the table above for what is short",
                             context.config.model_name));
   StageOutcome outcome;

@@ -181,8 +181,10 @@ ParityResult probe_parity(const ProbeTarget& target, const ParityReference& refe
       result.reason = text("the token ids of prompt {} differ", p + 1);
       break;
     }
-    if (prompt.answer.stopped && json.at("choices").at(0).value("finish_reason", "") != "stop")
+    if (prompt.answer.stopped && json.at("choices").at(0).value("finish_reason", "") != "stop") {
       result.stops = false;
+      if (result.reason.empty()) result.reason = text("the answer to prompt {} does not end", p + 1);
+    }
     const Json& content = json.at("choices").at(0).at("logprobs").at("content");
     for (size_t i = 0; i < std::min(content.size(), prompt.answer.ids.size()); ++i) {
       const std::span<const float> row(prompt.logits.data() + static_cast<int64_t>(i) * vocabulary,
@@ -217,7 +219,6 @@ ParityResult probe_parity(const ProbeTarget& target, const ParityReference& refe
     result.mean_kl = kl_sum / static_cast<double>(result.positions);
     result.agreement = static_cast<double>(agreeing) / static_cast<double>(result.positions);
   }
-  if (result.reason.empty() && !result.stops) result.reason = text("an answer does not end by itself");
   judge(result);
   return result;
 }

@@ -81,8 +81,7 @@ TEST(StageNeeds, StayBelowTheSeedsTable) {
 
 TEST(StageNeeds, StreamingFollowsTheLargestTensor) {
   const auto minimum_of = [](const char* model, const std::string& toml, size_t stage) {
-    return estimate_stages({parse_config(toml, "test"), published_config(model), 2, false})[stage]
-        .memory_minimum;
+    return estimate_stages({parse_config(toml, "test"), published_config(model), 2})[stage].memory_minimum;
   };
   constexpr size_t kMerge = 3, kConvert = 4;
   const std::string original = "[merge]\nbase = \"original\"\n";
@@ -136,10 +135,10 @@ TEST(CheckReport, PlansTheConfiguredModel) {
   const CheckReport large = make_check_report(config, machine_of(64, 500));
   ASSERT_TRUE(large.plan);
   EXPECT_EQ(large.plan->model, "Qwen/Qwen3-8B");
-  EXPECT_TRUE(large.enough());
+  EXPECT_FALSE(large.falls_short());
   EXPECT_EQ(stage_of(*large.plan, "train"), Verdict::kGood);
   const CheckReport small = make_check_report(config, machine_of(4, 500));
-  EXPECT_FALSE(small.enough());
+  EXPECT_TRUE(small.falls_short());
   EXPECT_EQ(stage_of(*small.plan, "train"), Verdict::kShort);
   EXPECT_NE(stage_of(*small.plan, "merge"), Verdict::kShort);  // it streams
   // The download fits, the merged copies after it do not.
@@ -150,7 +149,7 @@ TEST(CheckReport, PlansTheConfiguredModel) {
 
 TEST(CheckReport, ABudgetCountsInsteadOfTheMachine) {
   const Config config = parse_config("memory_budget = \"4GB\"\n", "test");
-  EXPECT_FALSE(make_check_report(config, machine_of(64, 500)).enough());
+  EXPECT_TRUE(make_check_report(config, machine_of(64, 500)).falls_short());
 }
 
 TEST(CheckReport, ReadsALocalModel) {
@@ -158,7 +157,7 @@ TEST(CheckReport, ReadsALocalModel) {
   const CheckReport report = make_check_report(config, machine_of(4, 5));
   ASSERT_TRUE(report.plan) << report.plan_problem;
   EXPECT_EQ(report.plan->origin, "models/onggi-mini");
-  EXPECT_TRUE(report.enough());
+  EXPECT_FALSE(report.falls_short());
   EXPECT_NEAR(static_cast<double>(report.plan->size.parameters) / 1e6, 16, 1);
 }
 
@@ -166,7 +165,9 @@ TEST(CheckReport, SaysWhenASizeIsNotKnown) {
   const Config config = parse_config("model_name = \"somebody/some-model\"\n", "test");
   const CheckReport report = make_check_report(config, machine_of(4, 5));
   EXPECT_FALSE(report.plan);
-  EXPECT_FALSE(report.enough());
+  // Setup finds it out; until then nothing is known to be too small.
+  EXPECT_FALSE(report.falls_short());
+  EXPECT_TRUE(nlohmann::json::parse(report.to_json())["enough"].is_null());
   EXPECT_THAT(report.to_text(), HasSubstr("somebody/some-model"));
 }
 
@@ -186,12 +187,12 @@ TEST(CheckReport, TextAndJsonSayTheSame) {
   EXPECT_EQ(json["models"].size(), 4u);
   EXPECT_EQ(json["models"][1]["training_vram"]["verdict"], "ok");
   EXPECT_EQ(json["plan"]["stages"].size(), 6u);
-  EXPECT_EQ(json["enough"], report.enough());
+  EXPECT_EQ(json["enough"], !report.falls_short());
 }
 
 TEST(CheckReport, OfThisMachine) {
   const CheckReport report = check_machine(load_config("configs/mini.toml"));
-  EXPECT_TRUE(report.enough()) << report.to_text();
+  EXPECT_FALSE(report.falls_short()) << report.to_text();
 }
 
 TEST(TextTable, AlignsKorean) {
