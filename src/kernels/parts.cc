@@ -99,6 +99,7 @@ void run_adapted_linear_backward_parts(const OpTable& table, const OpContext& co
   for (int i = 0; i < args.count; ++i) {
     const AdaptedLinearBackwardArgs::Member& member = args.members[static_cast<size_t>(i)];
     const int64_t n = member.weight.rows;
+    check_dense(member.dout_stride, n);
     if (!args.dx.is_null())
       run_op(table.linear_backward, "linear_backward", table, member.weight.dtype, context,
              LinearBackwardArgs{.dout = member.dout,
@@ -170,6 +171,28 @@ void run_gated_linear_parts(const OpTable& table, const OpContext& context, cons
                          .out_stride = args.out_stride});
 }
 
+void run_gated_linear_backward_parts(const OpTable& table, const OpContext& context,
+                                     const GatedLinearBackwardArgs& args) {
+  const int64_t tokens = args.linear.tokens, width = args.linear.members[0].weight.columns;
+  table.swiglu(context, {.gate = args.gate,
+                         .up = args.up,
+                         .tokens = tokens,
+                         .width = width,
+                         .out = args.activated,
+                         .out_stride = args.linear.x_stride});
+  AdaptedLinearBackwardArgs linear = args.linear;
+  linear.x = args.activated;
+  run_adapted_linear_backward(table, context, linear);
+  table.swiglu_backward(context, {.dout = linear.dx,
+                                  .gate = args.gate,
+                                  .up = args.up,
+                                  .tokens = tokens,
+                                  .width = width,
+                                  .dgate = args.dgate,
+                                  .dup = args.dup,
+                                  .dup_stride = args.dup_stride});
+}
+
 void run_attention_input_parts(const OpTable& table, const OpContext& context,
                                const AttentionInputArgs& args) {
   const auto turn = [&](Activation heads, const float* norm, int64_t count) {
@@ -209,6 +232,12 @@ void run_adapted_linear_backward(const OpTable& table, const OpContext& context,
 void run_gated_linear(const OpTable& table, const OpContext& context, const GatedLinearArgs& args) {
   if (table.gated_linear != nullptr) return table.gated_linear(context, args);
   run_gated_linear_parts(table, context, args);
+}
+
+void run_gated_linear_backward(const OpTable& table, const OpContext& context,
+                               const GatedLinearBackwardArgs& args) {
+  if (table.gated_linear_backward != nullptr) return table.gated_linear_backward(context, args);
+  run_gated_linear_backward_parts(table, context, args);
 }
 
 void run_attention_input(const OpTable& table, const OpContext& context, const AttentionInputArgs& args) {

@@ -49,6 +49,7 @@ struct OpTable {
   Op<AdaptedLinearArgs> adapted_linear = nullptr;
   Op<AdaptedLinearBackwardArgs> adapted_linear_backward = nullptr;
   Op<GatedLinearArgs> gated_linear = nullptr;
+  Op<GatedLinearBackwardArgs> gated_linear_backward = nullptr;
   Op<AttentionInputArgs> attention_input = nullptr;
 
   // The dtype in which activations are stored between the ops.
@@ -76,12 +77,16 @@ void run_adapted_linear(const OpTable& table, const OpContext& context, const Ad
 void run_adapted_linear_backward(const OpTable& table, const OpContext& context,
                                  const AdaptedLinearBackwardArgs& args);
 void run_gated_linear(const OpTable& table, const OpContext& context, const GatedLinearArgs& args);
+void run_gated_linear_backward(const OpTable& table, const OpContext& context,
+                               const GatedLinearBackwardArgs& args);
 void run_attention_input(const OpTable& table, const OpContext& context, const AttentionInputArgs& args);
 // The parts alone, whatever the device has: what its own kernels are compared with.
 void run_adapted_linear_parts(const OpTable& table, const OpContext& context, const AdaptedLinearArgs& args);
 void run_adapted_linear_backward_parts(const OpTable& table, const OpContext& context,
                                        const AdaptedLinearBackwardArgs& args);
 void run_gated_linear_parts(const OpTable& table, const OpContext& context, const GatedLinearArgs& args);
+void run_gated_linear_backward_parts(const OpTable& table, const OpContext& context,
+                                     const GatedLinearBackwardArgs& args);
 void run_attention_input_parts(const OpTable& table, const OpContext& context,
                                const AttentionInputArgs& args);
 

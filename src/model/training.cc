@@ -45,6 +45,9 @@ class Pass {
  private:
   using Linears = std::initializer_list<TensorRole>;
 
+  const BlockActivations& block(int64_t index) const {
+    return a_.blocks[keeps_all_ ? static_cast<size_t>(index) : 0];
+  }
   BlockActivations& block(int64_t index) { return a_.blocks[keeps_all_ ? static_cast<size_t>(index) : 0]; }
   const LayerWeights& layer(int64_t index) const { return model_.layers[static_cast<size_t>(index)]; }
 
@@ -58,12 +61,20 @@ class Pass {
   // outs of the linears of one input; residual for a single one.
   void linears(Linears roles, int64_t index, Activation x, std::initializer_list<Activation> outs,
                ActivationView residual = nullptr);
+  // Gradient of a linear's output, dense or with padded rows.
+  struct OutputGradient {
+    ActivationView data;
+    int64_t padding = 0;
+  };
+  AdaptedLinearBackwardArgs backward_args(Linears roles, int64_t index, ActivationView x,
+                                          std::initializer_list<OutputGradient> douts, Activation dx) const;
   void linears_backward(Linears roles, int64_t index, ActivationView x,
-                        std::initializer_list<ActivationView> douts, Activation dx);
+                        std::initializer_list<OutputGradient> douts, Activation dx) {
+    run_adapted_linear_backward(compute_.ops, compute_.context, backward_args(roles, index, x, douts, dx));
+  }
   uint64_t dropout_stream(TensorRole role, int64_t index) const;
   LoraDropout lora_dropout() const { return {static_cast<float>(dropout_.probability), dropout_.seed}; }
   AttentionArgs attention_args(BlockActivations& block) const;
-  void swiglu(BlockActivations& block);
 
   const Model& model_;
   const ModelConfig& config_;
@@ -153,8 +164,9 @@ void Pass::linears(Linears roles, int64_t index, Activation x, std::initializer_
   run_adapted_linear(compute_.ops, compute_.context, args);
 }
 
-void Pass::linears_backward(Linears roles, int64_t index, ActivationView x,
-                            std::initializer_list<ActivationView> douts, Activation dx) {
+AdaptedLinearBackwardArgs Pass::backward_args(Linears roles, int64_t index, ActivationView x,
+                                              std::initializer_list<OutputGradient> douts,
+                                              Activation dx) const {
   AdaptedLinearBackwardArgs args;
   args.x = x;
   args.tokens = tokens_;
@@ -170,7 +182,9 @@ void Pass::linears_backward(Linears roles, int64_t index, ActivationView x,
   for (const TensorRole role : roles) {
     member->weight = layer(index).linear(role);
     member->lora = model_.lora(role, index);
-    member->dout = *dout++;
+    member->dout = dout->data;
+    member->dout_stride = member->weight.rows + dout->padding;
+    ++dout;
     member->dropout_stream = dropout_stream(role, index);
     member->lora_u = block(index).lora_u[projection_index(role)];
     if (member->lora.a != nullptr) {
@@ -181,7 +195,7 @@ void Pass::linears_backward(Linears roles, int64_t index, ActivationView x,
     ++member;
   }
   args.x_stride = args.members[0].weight.columns + padding_;
-  run_adapted_linear_backward(compute_.ops, compute_.context, args);
+  return args;
 }
 
 // normed = RmsNorm(x); inverse_rms may be null.
@@ -205,6 +219,7 @@ void Pass::norm_backward(Activation x, const float* weight, const float* inverse
                                                     .tokens = tokens_,
                                                     .width = config_.hidden_size,
                                                     .dx = a_.d_x,
+                                                    .dx_stride = config_.hidden_size + padding_,
                                                     .output = Output::kAccumulate});
 }
 
@@ -224,15 +239,6 @@ AttentionArgs Pass::attention_args(BlockActivations& block) const {
           .precision = compute_.precision};
 }
 
-void Pass::swiglu(BlockActivations& block) {
-  compute_.ops.swiglu(compute_.context, {.gate = block.gate,
-                                         .up = block.up,
-                                         .tokens = tokens_,
-                                         .width = config_.intermediate_size,
-                                         .out = a_.activated,
-                                         .out_stride = config_.intermediate_size + padding_});
-}
-
 void Pass::forward_block(int64_t index) {
   const LayerWeights& weights = layer(index);
   BlockActivations& b = block(index);
@@ -250,7 +256,12 @@ void Pass::forward_block(int64_t index) {
 
   norm(b.middle, weights.ffn_norm, b.inverse_rms_ffn);
   linears({TensorRole::kGate, TensorRole::kUp}, index, a_.normed, {b.gate, b.up});
-  swiglu(b);
+  compute_.ops.swiglu(compute_.context, {.gate = b.gate,
+                                         .up = b.up,
+                                         .tokens = tokens_,
+                                         .width = config_.intermediate_size,
+                                         .out = a_.activated,
+                                         .out_stride = config_.intermediate_size + padding_});
   linears({TensorRole::kDown}, index, a_.activated, {out}, b.middle);
 }
 
@@ -260,10 +271,10 @@ void Pass::forward() {
 }
 
 void Pass::loss(const float* gradient_scale, float* per_label) {
-  const int64_t width = config_.hidden_size;
+  const int64_t width = config_.hidden_size, padded = width + padding_;
   const Activation hidden = a_.block_inputs.back();
   if (gradient_scale != nullptr)
-    stream_.fill_zero(a_.d_x.data, static_cast<size_t>(dtype_bytes(a_.d_x.dtype, tokens_ * width)));
+    stream_.fill_zero(a_.d_x.data, static_cast<size_t>(dtype_bytes(a_.d_x.dtype, tokens_ * padded)));
   for (int64_t begin = 0; begin < label_count_; begin += a_.logit_rows) {
     const int64_t rows = std::min(a_.logit_rows, label_count_ - begin);
     compute_.ops.gather_rows(
@@ -292,27 +303,31 @@ void Pass::loss(const float* gradient_scale, float* per_label) {
                                                       .width = width,
                                                       .dx = a_.head_normed,
                                                       .output = Output::kOverwrite});
-    compute_.ops.scatter_rows(
-        compute_.context,
-        {.x = a_.head_normed, .rows = a_.labelled + begin, .count = rows, .width = width, .out = a_.d_x});
+    compute_.ops.scatter_rows(compute_.context, {.x = a_.head_normed,
+                                                 .rows = a_.labelled + begin,
+                                                 .count = rows,
+                                                 .width = width,
+                                                 .out = a_.d_x,
+                                                 .out_stride = padded});
   }
 }
 
 void Pass::backward_ffn(int64_t index) {
   const LayerWeights& weights = layer(index);
   BlockActivations& b = block(index);
-  swiglu(b);
-  linears_backward({TensorRole::kDown}, index, a_.activated, {a_.d_x}, a_.d_activated);
-  // In place: gate and up become their own gradients, since nothing needs them any more.
-  compute_.ops.swiglu_backward(compute_.context, {.dout = a_.d_activated,
-                                                  .gate = b.gate,
-                                                  .up = b.up,
-                                                  .tokens = tokens_,
-                                                  .width = config_.intermediate_size,
-                                                  .dgate = b.gate,
-                                                  .dup = b.up});
+  // In place: gate becomes its own gradient; that of up, padded, takes the place of what down has read.
+  run_gated_linear_backward(compute_.ops, compute_.context,
+                            {.linear = backward_args({TensorRole::kDown}, index, a_.activated,
+                                                     {{a_.d_x, padding_}}, a_.d_activated),
+                             .activated = a_.activated,
+                             .gate = b.gate,
+                             .up = b.up,
+                             .dgate = b.gate,
+                             .dup = a_.activated,
+                             .dup_stride = config_.intermediate_size + padding_});
   norm(b.middle, weights.ffn_norm, nullptr);
-  linears_backward({TensorRole::kGate, TensorRole::kUp}, index, a_.normed, {b.gate, b.up}, a_.d_normed);
+  linears_backward({TensorRole::kGate, TensorRole::kUp}, index, a_.normed,
+                   {{b.gate}, {a_.activated, padding_}}, a_.d_normed);
   norm_backward(b.middle, weights.ffn_norm, b.inverse_rms_ffn);
 }
 
@@ -320,7 +335,7 @@ void Pass::backward_attention(int64_t index) {
   const LayerWeights& weights = layer(index);
   BlockActivations& b = block(index);
   const Activation x = a_.block_inputs[static_cast<size_t>(index)];
-  linears_backward({TensorRole::kO}, index, b.attended, {a_.d_x}, a_.d_attended);
+  linears_backward({TensorRole::kO}, index, b.attended, {{a_.d_x, padding_}}, a_.d_attended);
   const AttentionArgs forward = attention_args(b);
   compute_.ops.attention_backward(compute_.context, {.dout = a_.d_attended,
                                                      .q = forward.q,
@@ -339,26 +354,35 @@ void Pass::backward_attention(int64_t index) {
                                                      .dk = a_.d_key,
                                                      .dv = a_.d_value,
                                                      .precision = compute_.precision});
-  const auto rotate_back = [&](Activation gradient, Activation input, const float* norm, const float* inverse,
-                               int64_t heads) {
-    compute_.ops.head_norm_rope_backward(compute_.context, {.dout = gradient,
-                                                            .x = input,
-                                                            .weight = norm,
-                                                            .positions = a_.positions,
-                                                            .inverse_rms = inverse,
-                                                            .tokens = tokens_,
-                                                            .heads = heads,
-                                                            .head_dim = config_.head_dim,
-                                                            .theta = config_.rope_theta,
-                                                            .dx = gradient});
+  struct Heads {
+    int64_t count;
+    ActivationView input;
+    const float* norm;
+    const float* inverse_rms;
   };
-  rotate_back(a_.d_query, b.query, weights.query_norm, b.inverse_rms_query, config_.num_heads);
-  rotate_back(a_.d_key, b.key, weights.key_norm, b.inverse_rms_key, config_.num_kv_heads);
+  const auto rotate_back = [&](const Heads& heads, ActivationView gradient, Activation dx, int64_t padding) {
+    compute_.ops.head_norm_rope_backward(compute_.context,
+                                         {.dout = gradient,
+                                          .x = heads.input,
+                                          .weight = heads.norm,
+                                          .positions = a_.positions,
+                                          .inverse_rms = heads.inverse_rms,
+                                          .tokens = tokens_,
+                                          .heads = heads.count,
+                                          .head_dim = config_.head_dim,
+                                          .theta = config_.rope_theta,
+                                          .dx = dx,
+                                          .dx_stride = heads.count * config_.head_dim + padding});
+  };
+  rotate_back({config_.num_heads, b.query, weights.query_norm, b.inverse_rms_query}, a_.d_query,
+              a_.d_attended, padding_);
+  rotate_back({config_.num_kv_heads, b.key, weights.key_norm, b.inverse_rms_key}, a_.d_key, a_.d_key, 0);
 
   norm(x, weights.attention_norm, nullptr);
   // Nothing is trained below the first block's projections: their input's gradient is not needed.
   linears_backward({TensorRole::kQ, TensorRole::kK, TensorRole::kV}, index, a_.normed,
-                   {a_.d_query, a_.d_key, a_.d_value}, index == 0 ? Activation() : a_.d_normed);
+                   {{a_.d_attended, padding_}, {a_.d_key}, {a_.d_value}},
+                   index == 0 ? Activation() : a_.d_normed);
   if (index > 0) norm_backward(x, weights.attention_norm, b.inverse_rms_attention);
 }
 

@@ -97,10 +97,10 @@ int64_t carve(std::byte* base, const TrainingShape& plan, TrainingMemory::Arrays
   arrays.dropped = carver.take(masked);
   arrays.d_dropped = carver.take(masked);
   arrays.d_u = carver.take(t * plan.rank * kMaxLinearGroup);
-  arrays.d_x = carver.take(t * c.hidden_size);
+  arrays.d_x = carver.take(t * (c.hidden_size + padding));
   arrays.d_normed = carver.take(t * c.hidden_size);
   arrays.d_activated = carver.take(t * c.intermediate_size);
-  arrays.d_attended = carver.take(t * c.q_size());
+  arrays.d_attended = carver.take(t * (c.q_size() + padding));
   arrays.d_query = carver.take(t * c.q_size());
   arrays.d_key = carver.take(t * c.kv_size());
   arrays.d_value = carver.take(t * c.kv_size());

@@ -34,14 +34,14 @@ struct TrainingMemory::Arrays {
   std::vector<BlockActivations> blocks;  // L of them, or one that all blocks share (kRecomputeBlocks)
 
   Activation normed;       // [T, C], padded
-  Activation activated;    // [T, F], padded: silu(gate) * up
+  Activation activated;    // [T, F], padded: silu(gate) * up; then the gradient of up
   Activation dropped;      // [T, max(C, Hq D, F)], the input of a LoRA pair after dropout; f32 runs alone
   Activation d_dropped;    // [T, max(C, Hq D, F)], its gradient; f32 runs alone
   Activation d_u;          // [T, R] for each linear of a group
-  Activation d_x;          // [T, C], gradient of the residual stream
+  Activation d_x;          // [T, C], padded: gradient of the residual stream
   Activation d_normed;     // [T, C]
   Activation d_activated;  // [T, F], gradient of silu(gate) * up
-  Activation d_attended;   // [T, Hq, D]
+  Activation d_attended;   // [T, Hq, D]; then, padded, the gradient of the query before norm and rotation
   Activation d_query;      // [T, Hq, D]
   Activation d_key;        // [T, Hkv, D]
   Activation d_value;      // [T, Hkv, D]

@@ -176,10 +176,13 @@ Bench::Arrays Bench::arrays_of(const Group& group, int64_t tokens) {
     const LoraView lora{
         .a = f32(buffers, kRank * columns), .b = f32(buffers, rows * kRank), .rank = kRank, .scale = 2.0f};
     const Activation out = bf16(buffers, tokens * rows), u = bf16(buffers, tokens * kRank);
+    // The rows of one member's dout have room for du, as in a model's backward.
+    const int64_t dout_stride = rows + (i + 1 == group.rows.size() ? stride - columns : 0);
     forward.members[i] = {.weight = weight, .lora = lora, .out = out, .dropout_stream = i, .lora_u = u};
     backward.members[i] = {.weight = weight,
                            .lora = lora,
-                           .dout = bf16(buffers, tokens * rows),
+                           .dout = bf16(buffers, tokens * dout_stride),
+                           .dout_stride = dout_stride,
                            .dropout_stream = i,
                            .lora_u = u,
                            .a_gradient = f32(buffers, kRank * columns),
@@ -236,7 +239,7 @@ void Bench::parts(const Group& group, const Arrays& arrays) {
     const MatmulArgs back{.m = tokens,
                           .n = columns,
                           .k = rows,
-                          .a = {backward.members[i].dout.data, DType::kBF16, rows},
+                          .a = {backward.members[i].dout.data, DType::kBF16, backward.members[i].dout_stride},
                           .b = {matrix, DType::kBF16, columns},
                           .beta = 1.0f,
                           .c = {backward.dx.data, DType::kBF16, columns},
@@ -277,12 +280,14 @@ void Bench::parts(const Group& group, const Arrays& arrays) {
     outer.b_turned[i] = copies.b_turned[i];
     inner.a_pieces[i] = copies.a_pieces[i];
     outer.dout[i] = backward.members[i].dout.as<Bf16>();
+    outer.dout_stride[i] = backward.members[i].dout_stride;
     outer.u[i] = backward.members[i].lora_u.as<Bf16>();
     outer.du[i] = room(tokens * kRank);
     inner.du[i] = outer.du[i];
     outer.b_gradient[i] = backward.members[i].b_gradient;
     inner.a_gradient[i] = backward.members[i].a_gradient;
   }
+  outer.du_stride = inner.du_stride = kRank;
   const auto floats = [&](int64_t count) {
     return static_cast<float*>(bytes(buffers, static_cast<size_t>(count) * sizeof(float)));
   };
@@ -292,6 +297,9 @@ void Bench::parts(const Group& group, const Arrays& arrays) {
   print_memory("  lora_output_gradient", time([&] { cuda::lora_output_gradient(stream_, outer); }),
                2 * t * all_rows);
   print_memory("  lora_input_gradient", time([&] { cuda::lora_input_gradient(stream_, inner); }), 4 * t * k);
+  inner.dx = nullptr;
+  print_memory("  lora_input_gradient, dA alone", time([&] { cuda::lora_input_gradient(stream_, inner); }),
+               2 * t * k);
 }
 
 // Returns forward and backward together.

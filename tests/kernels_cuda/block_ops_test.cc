@@ -119,6 +119,16 @@ TEST(CudaRmsNorm, BackwardAgreesWithTheOracle) {
         args.dx = dx;
         cuda::rms_norm_backward(device_context(), args);
         EXPECT_TRUE(within(dx.values(), expected, allowed_error(expected, 2, storage.out)));
+
+        // Rows apart from each other.
+        const auto width = static_cast<size_t>(c.width), stride = width + 8;
+        Floats spread(static_cast<size_t>(c.tokens) * stride, NAN);
+        for (size_t i = 0; i < size; ++i) spread[i / width * stride + i % width] = start[i];
+        const ActivationArray apart(spread, storage.out, storage.misalignment);
+        args.dx = apart;
+        args.dx_stride = static_cast<int64_t>(stride);
+        cuda::rms_norm_backward(device_context(), args);
+        EXPECT_EQ(take_rows(apart.values(), width, stride), dx.values());
       }
     }
   }
@@ -275,8 +285,17 @@ TEST(CudaHeadNormRope, BackwardAgreesWithTheOracle) {
         cuda::head_norm_rope_backward(device_context(), args);
         // Terms of the gradient: dout w r and x r^3 mean, with r up to 4 and some 30 for a mean of few.
         EXPECT_TRUE(within(dx.values(), expected, allowed_error(expected, 30, storage.out)));
+        // Rows apart from each other.
+        const auto width = static_cast<size_t>(c.heads * c.head_dim), stride = width + 8;
+        const ActivationArray apart(static_cast<size_t>(c.tokens) * stride, storage.out,
+                                    storage.misalignment);
+        args.dx = apart;
+        args.dx_stride = static_cast<int64_t>(stride);
+        cuda::head_norm_rope_backward(device_context(), args);
+        EXPECT_EQ(take_rows(apart.values(), width, stride), dx.values());
         if (storage.in != storage.out) continue;
         args.dx = device_dout;  // in place
+        args.dx_stride = 0;
         cuda::head_norm_rope_backward(device_context(), args);
         EXPECT_EQ(device_dout.values(), dx.values());
       }
@@ -343,22 +362,26 @@ TEST(CudaSwiGlu, BackwardAgreesWithTheOracle) {
       const ActivationArray device_gate(gate, storage.in, storage.misalignment);
       const ActivationArray device_up(up, storage.in, storage.misalignment);
       const ActivationArray dgate(size, storage.out, storage.misalignment);
-      const ActivationArray dup(size, storage.out, storage.misalignment);
+      const auto stride = static_cast<size_t>(c.width + c.padding);
+      const ActivationArray dup(static_cast<size_t>(c.tokens) * stride, storage.out, storage.misalignment);
       args.dout = device_dout;
       args.gate = device_gate;
       args.up = device_up;
       args.dgate = dgate;
       args.dup = dup;
+      args.dup_stride = c.padding == 0 ? 0 : static_cast<int64_t>(stride);
       cuda::swiglu_backward(device_context(), args);
+      const Floats up_gradient = take_rows(dup.values(), static_cast<size_t>(c.width), stride);
       // s + g s (1 - s) crosses zero near g = -1.28: its summands are below 1/2 where it is small.
       EXPECT_TRUE(within(dgate.values(), expected_gate, allowed_error(expected_gate, 2, storage.out)));
-      EXPECT_TRUE(within(dup.values(), expected_up, allowed_error(expected_up, 1e-30, storage.out)));
+      EXPECT_TRUE(within(up_gradient, expected_up, allowed_error(expected_up, 1e-30, storage.out)));
       if (storage.in != storage.out) continue;
       args.dgate = device_gate;  // in place
       args.dup = device_up;
+      args.dup_stride = 0;
       cuda::swiglu_backward(device_context(), args);
       EXPECT_EQ(device_gate.values(), dgate.values());
-      EXPECT_EQ(device_up.values(), dup.values());
+      EXPECT_EQ(device_up.values(), up_gradient);
     }
   }
 }
@@ -420,6 +443,25 @@ TEST(CudaRows, ArePickedAndPutBack) {
       Floats whole = background;
       for (const int32_t row : rows) std::copy_n(x.begin() + row * width, width, whole.begin() + row * width);
       EXPECT_EQ(all.values(), whole);
+
+      // Rows apart from each other.
+      const size_t stride = columns + 8;
+      const ActivationArray apart(5 * stride, storage.in, storage.misalignment);
+      cuda::scatter_rows(device_context(), {.x = picked,
+                                            .rows = device_rows.data(),
+                                            .count = 3,
+                                            .width = width,
+                                            .out = apart,
+                                            .out_stride = static_cast<int64_t>(stride)});
+      const Floats spread = apart.values();
+      for (size_t i = 0; i < spread.size(); ++i) {
+        const size_t row = i / stride, column = i % stride;
+        if (column < columns && std::ranges::count(rows, static_cast<int32_t>(row)) > 0) {
+          ASSERT_EQ(spread[i], x[row * columns + column]) << i;
+        } else {
+          ASSERT_TRUE(std::isnan(spread[i])) << i;
+        }
+      }
     }
   }
 }

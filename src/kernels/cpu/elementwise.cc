@@ -132,6 +132,7 @@ void swiglu(const OpContext& context, const SwiGluArgs& args) {
 }
 
 void swiglu_backward(const OpContext& context, const SwiGluBackwardArgs& args) {
+  check_dense(args.dup_stride, args.width);
   context.threads.parallel_for(args.tokens * args.width, kGrain, [&](int64_t begin, int64_t end, int) {
     HWY_DYNAMIC_DISPATCH(swiglu_backward_range)(args, begin, end);
   });
@@ -147,6 +148,7 @@ void gather_rows(const OpContext& context, const GatherRowsArgs& args) {
 }
 
 void scatter_rows(const OpContext& context, const ScatterRowsArgs& args) {
+  check_dense(args.out_stride, args.width);
   const float* x = args.x;
   float* out = args.out;
   context.threads.parallel_for(args.count, kGrain / args.width + 1, [&](int64_t begin, int64_t end, int) {

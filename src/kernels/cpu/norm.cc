@@ -145,6 +145,7 @@ void rms_norm(const OpContext& context, const RmsNormArgs& args) {
 }
 
 void rms_norm_backward(const OpContext& context, const RmsNormBackwardArgs& args) {
+  check_dense(args.dx_stride, args.width);
   context.threads.parallel_for(args.tokens, grain_of(args.width), [&](int64_t begin, int64_t end, int) {
     HWY_DYNAMIC_DISPATCH(rms_norm_backward_rows)(args, begin, end);
   });
@@ -161,6 +162,7 @@ void head_norm_rope(const OpContext& context, const HeadNormRopeArgs& args) {
 }
 
 void head_norm_rope_backward(const OpContext& context, const HeadNormRopeBackwardArgs& args) {
+  check_dense(args.dx_stride, args.heads * args.head_dim);
   context.threads.parallel_for(
       args.tokens, grain_of(args.heads * args.head_dim), [&](int64_t begin, int64_t end, int thread) {
         Rotary rotary(args.head_dim / 2, args.theta,

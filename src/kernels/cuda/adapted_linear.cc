@@ -1,61 +1,20 @@
-// adapted_linear and its backward. With bf16 activations the adapter's part rides on the weight's product:
-// the rows of x have u_i = dropout_i(x) A_i^T in the columns behind K, the dequantised weight has scale B_i
-// there, and one product gives both. With f32 activations, the reference, the parts run one after another.
+// adapted_linear. With bf16 activations the adapter's part rides on the weight's product: the rows of x have
+// u_i = dropout_i(x) A_i^T in the columns behind K, the dequantised weight has scale B_i there, and one product
+// gives both. With f32 activations, the reference, the parts run one after another.
+#include "kernels/cuda/adapted_linear.h"
+
 #include <algorithm>
 
 #include "base/error.h"
 #include "kernels/cuda/context.h"
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/few_token.h"
-#include "kernels/cuda/lora.h"
 #include "kernels/cuda/matmul.h"
 #include "kernels/cuda/weight_matrix.h"
 #include "kernels/table.h"
 
 namespace onggi::cuda {
 namespace {
-
-using Bf16 = __nv_bfloat16;
-
-// K of products that take an adapter along ends at a multiple of this.
-constexpr int64_t kLoraColumnMultiple = 64;
-
-// Arrays of one op in the stream's working memory: sizes first, then the addresses.
-class ScratchRegions {
- public:
-  size_t add(size_t bytes) {
-    const size_t at = bytes_;
-    bytes_ += (bytes + 255) / 256 * 256;
-    return at;
-  }
-  void reserve(CudaStream& stream) {
-    if (bytes_ > 0) base_ = static_cast<std::byte*>(stream.scratch(bytes_));
-  }
-  template <typename T>
-  T* at(size_t offset) const {
-    return reinterpret_cast<T*>(base_ + offset);
-  }
-
- private:
-  size_t bytes_ = 0;
-  std::byte* base_ = nullptr;
-};
-
-template <typename Args>
-LoraMembers lora_members(const Args& args) {
-  LoraMembers members;
-  for (size_t i = 0; i < static_cast<size_t>(args.count); ++i)
-    members[i] = {args.members[i].lora, args.members[i].weight.rows, args.members[i].dropout_stream};
-  return members;
-}
-int64_t largest_rank(const LoraMembers& members, int count) {
-  int64_t rank = 0;
-  for (size_t i = 0; i < static_cast<size_t>(count); ++i)
-    if (members[i].lora.a != nullptr) rank = std::max(rank, members[i].lora.rank);
-  return rank;
-}
-
-size_t bf16_bytes(int64_t elements) { return static_cast<size_t>(elements) * sizeof(Bf16); }
 
 // The forward over bf16 activations.
 class Forward {
@@ -212,123 +171,6 @@ void Forward::add_adapter(int i) {
                    .d_stride = rows});
 }
 
-// The backward over bf16 activations. The adapters' part of dx comes first, so that the products, which have
-// time for it, read and write dx, and not the kernels that wait for memory.
-class Backward {
- public:
-  Backward(CudaStream& stream, const AdaptedLinearBackwardArgs& args)
-      : stream_(stream),
-        args_(args),
-        columns_(args.members[0].weight.columns),
-        members_(lora_members(args)),
-        slot_(largest_rank(members_, args.count)),
-        output_(args.output) {}
-
-  void run() {
-    prepare();
-    if (slot_ > 0) adapters();
-    if (args_.dx.is_null()) return;
-    for (int i = 0; i < args_.count; ++i) multiply(i);
-  }
-
- private:
-  const AdaptedLinearBackwardArgs::Member& member(int i) const {
-    return args_.members[static_cast<size_t>(i)];
-  }
-  void prepare();
-  void adapters();
-  void multiply(int i);
-
-  CudaStream& stream_;
-  const AdaptedLinearBackwardArgs& args_;
-  int64_t columns_;  // K
-  LoraMembers members_;
-  int64_t slot_;
-  Output output_;  // what the next to write dx does
-  ScratchRegions scratch_;
-  LoraCopies copies_;
-  LoraOutputGradientArgs outer_;
-  LoraInputGradientArgs inner_;
-  void* piece_ = nullptr;
-};
-
-// Arguments and working memory. The partial sums of both kernels lie in the same place: those of the first
-// are added up before the second starts.
-void Backward::prepare() {
-  outer_ = {.tokens = args_.tokens, .count = args_.count, .members = members_, .slot = slot_};
-  inner_ = {.x = static_cast<const Bf16*>(args_.x.data),
-            .x_stride = args_.x_stride > 0 ? args_.x_stride : columns_,
-            .tokens = args_.tokens,
-            .columns = columns_,
-            .count = args_.count,
-            .members = members_,
-            .mask = mask_of(args_.dropout),
-            .slot = slot_,
-            .dx = args_.dx.as<Bf16>(),
-            .output = output_};
-  std::array<size_t, kMaxLinearGroup> b_turned{}, a_pieces{}, du{};
-  size_t piece_bytes = 0;
-  const int64_t ranks = padded_rank(slot_);
-  for (int i = 0; i < args_.count; ++i) {
-    const auto at = static_cast<size_t>(i);
-    if (!args_.dx.is_null())
-      piece_bytes = std::max(piece_bytes, WeightMatrix(member(i).weight, DType::kBF16).scratch_bytes());
-    if (member(i).lora.a == nullptr) continue;
-    b_turned[at] = scratch_.add(bf16_bytes(ranks * rounded_to(member(i).weight.rows, 8)));
-    a_pieces[at] = scratch_.add(bf16_bytes(ranks * rounded_to(columns_, 32)));
-    du[at] = scratch_.add(bf16_bytes(ranks * args_.tokens));
-  }
-  int64_t partial_sums = 0;
-  if (slot_ > 0)
-    partial_sums = std::max(lora_output_partials(stream_, outer_), lora_input_partials(stream_, inner_));
-  const size_t partials = scratch_.add(static_cast<size_t>(partial_sums) * sizeof(float));
-  const size_t piece = scratch_.add(piece_bytes);
-  scratch_.reserve(stream_);
-  piece_ = scratch_.at<std::byte>(piece);
-  outer_.partials = inner_.partials = scratch_.at<float>(partials);
-  for (int i = 0; i < args_.count; ++i) {
-    const auto at = static_cast<size_t>(i);
-    if (member(i).lora.a == nullptr) continue;
-    ONGGI_CHECK(member(i).dout.dtype == DType::kBF16 && member(i).lora_u.dtype == DType::kBF16);
-    outer_.b_turned[at] = copies_.b_turned[at] = scratch_.at<Bf16>(b_turned[at]);
-    inner_.a_pieces[at] = copies_.a_pieces[at] = scratch_.at<Bf16>(a_pieces[at]);
-    outer_.du[at] = scratch_.at<Bf16>(du[at]);
-    inner_.du[at] = outer_.du[at];
-    outer_.dout[at] = member(i).dout.as<Bf16>();
-    outer_.u[at] = member(i).lora_u.as<Bf16>();
-    outer_.b_gradient[at] = member(i).b_gradient;
-    inner_.a_gradient[at] = member(i).a_gradient;
-  }
-}
-
-void Backward::adapters() {
-  prepare_lora(
-      stream_,
-      {.count = args_.count, .members = members_, .columns = columns_, .slot = slot_, .copies = copies_});
-  lora_output_gradient(stream_, outer_);
-  lora_input_gradient(stream_, inner_);
-  if (!args_.dx.is_null()) output_ = Output::kAccumulate;
-}
-
-void Backward::multiply(int i) {
-  const int64_t rows = member(i).weight.rows;
-  const WeightMatrix weight(member(i).weight, DType::kBF16);
-  for (int64_t row = 0; row < rows; row += weight.piece_rows()) {
-    const ActivationView dout = member(i).dout.at(row);
-    matmul(stream_, {.m = args_.tokens,
-                     .n = columns_,
-                     .k = std::min(weight.piece_rows(), rows - row),
-                     .a = {dout.data, dout.dtype, rows},
-                     .b = weight.piece(stream_, row, piece_, Nf4Rounding::kToBf16),
-                     .beta = output_ == Output::kAccumulate ? 1.0f : 0.0f,
-                     .c = {args_.dx.data, args_.dx.dtype, columns_},
-                     .d = args_.dx.data,
-                     .d_dtype = args_.dx.dtype,
-                     .d_stride = columns_});
-    output_ = Output::kAccumulate;
-  }
-}
-
 }  // namespace
 
 int64_t row_padding(Precision precision, int64_t rank) {
@@ -366,12 +208,6 @@ void adapted_linear(const OpContext& context, const AdaptedLinearArgs& args) {
 void gated_linear(const OpContext& context, const GatedLinearArgs& args) {
   if (args.linears.tokens == 0 || few_token_gated_linear(context, args)) return;
   run_gated_linear_parts(cuda_ops(), context, args);
-}
-
-void adapted_linear_backward(const OpContext& context, const AdaptedLinearBackwardArgs& args) {
-  if (args.tokens == 0) return;
-  if (args.x.dtype == DType::kF32) return run_adapted_linear_backward_parts(cuda_ops(), context, args);
-  Backward(cuda_stream(context), args).run();
 }
 
 }  // namespace onggi::cuda

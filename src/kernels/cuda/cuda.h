@@ -16,10 +16,11 @@ void linear(const OpContext& context, const LinearArgs& args);
 void linear_backward(const OpContext& context, const LinearBackwardArgs& args);
 void gemm(const OpContext& context, const GemmArgs& args);
 
-// adapted_linear.cc
+// adapted_linear.cc, adapted_linear_backward.cc
 void adapted_linear(const OpContext& context, const AdaptedLinearArgs& args);
 void adapted_linear_backward(const OpContext& context, const AdaptedLinearBackwardArgs& args);
 void gated_linear(const OpContext& context, const GatedLinearArgs& args);
+void gated_linear_backward(const OpContext& context, const GatedLinearBackwardArgs& args);
 // OpTable::row_padding: room for the u of three adapters.
 int64_t row_padding(Precision precision, int64_t rank);
 

@@ -29,6 +29,26 @@ struct Divisor {
   uint64_t multiplier;  // below 2^32 but for a divisor of 1: 2^31
 };
 
+struct LoraColumnsKernelArgs {
+  LoraColumns lora;
+  int64_t first_row, rows, columns, stride;
+};
+__device__ __forceinline__ void fill_lora_columns(const LoraColumnsKernelArgs& args, BFloat16* out) {
+  const LoraColumns& lora = args.lora;
+  const auto row_vectors = static_cast<uint32_t>(lora.width / 8);
+  const auto vectors = static_cast<uint32_t>(args.rows) * row_vectors;
+  for (uint32_t i = blockIdx.x * kThreads + threadIdx.x; i < vectors; i += gridDim.x * kThreads) {
+    const uint32_t row = i / row_vectors, column = (i - row * row_vectors) * 8;
+    float values[8];
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      const int64_t r = column + j - lora.first_column;
+      const bool inside = lora.b != nullptr && r >= 0 && r < lora.rank;
+      values[j] = inside ? lora.scale * lora.b[(args.first_row + row) * lora.rank + r] : 0.0f;
+    }
+    store_8(out + row * args.stride + args.columns + column, values);
+  }
+}
 struct Nf4KernelArgs {
   const uint32_t* packed;  // eight values a word
   const uint8_t* absmax;
@@ -39,6 +59,7 @@ struct Nf4KernelArgs {
   uint32_t vectors;
   Divisor row_vectors;  // K / 8
   int64_t stride;       // elements
+  LoraColumnsKernelArgs lora;
 };
 
 __device__ __forceinline__ void store_vector(float* out, const float (&values)[8]) { store_8(out, values); }
@@ -46,10 +67,20 @@ __device__ __forceinline__ void store_vector(BFloat16* out, const float (&values
   store_8(out, values);
 }
 
+__global__ void __launch_bounds__(kThreads)
+    lora_columns_kernel(const LoraColumnsKernelArgs args, BFloat16* out) {
+  grid_dependency_launch();
+  grid_dependency_wait();
+  fill_lora_columns(args, out);
+}
+
 // A thread makes vectors of eight values: neighbouring lanes read neighbouring words and write neighbouring
 // vectors. Blocks of 64 share an absmax, which their eight lanes compute alike.
 template <typename Out, Nf4Rounding kRounding>
 __global__ void __launch_bounds__(kThreads) dequantize_nf4_kernel(const Nf4KernelArgs args, Out* out) {
+  grid_dependency_launch();
+  grid_dependency_wait();
+  if constexpr (sizeof(Out) == 2) fill_lora_columns(args.lora, out);
   __shared__ float code[16];
   __shared__ float dynamic[256];
   if (threadIdx.x < 16) code[threadIdx.x] = args.tables[threadIdx.x];
@@ -122,31 +153,17 @@ __global__ void __launch_bounds__(kThreads) convert_kernel(const PlainKernelArgs
     store_f32(out + i / args.columns * args.stride + i % args.columns, load_f32(args.weight + i));
 }
 
-struct LoraColumnsKernelArgs {
-  LoraColumns lora;
-  int64_t first_row, rows, columns, stride;
-};
-__global__ void __launch_bounds__(kThreads)
-    lora_columns_kernel(const LoraColumnsKernelArgs args, BFloat16* out) {
-  const LoraColumns& lora = args.lora;
-  const int64_t vectors = lora.width / 8, step = static_cast<int64_t>(gridDim.x) * kThreads;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < args.rows * vectors;
-       i += step) {
-    const int64_t row = i / vectors, column = i % vectors * 8;
-    float values[8];
-#pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      const int64_t r = column + j - lora.first_column;
-      const bool inside = lora.b != nullptr && r >= 0 && r < lora.rank;
-      values[j] = inside ? lora.scale * lora.b[(args.first_row + row) * lora.rank + r] : 0.0f;
-    }
-    store_8(out + row * args.stride + args.columns + column, values);
-  }
-}
-
 // Enough blocks to fill the GPU, each of which goes on to further tiles.
 unsigned filling_blocks(const CudaStream& stream, int64_t tiles) {
   return static_cast<unsigned>(std::min<int64_t>(tiles, int64_t{8} * stream.multiprocessors()));
+}
+
+LoraColumnsKernelArgs lora_columns_of(const DequantizeArgs& args) {
+  return {.lora = args.lora,
+          .first_row = args.first_row,
+          .rows = args.rows,
+          .columns = args.weight.columns,
+          .stride = args.stride};
 }
 
 // Reads N K / 2 bytes and writes 2 N K: Qwen3-8B's down_proj [4096, 12288], 126 MB, 48 us at 2.6 TB/s.
@@ -163,10 +180,11 @@ void dequantize_nf4(CudaStream& stream, const DequantizeArgs& args, Out* out) {
                                   .first_vector = args.first_row * row_vectors,
                                   .vectors = static_cast<uint32_t>(vectors),
                                   .row_vectors = Divisor(row_vectors),
-                                  .stride = args.stride};
+                                  .stride = args.stride,
+                                  .lora = lora_columns_of(args)};
   const unsigned blocks = filling_blocks(stream, blocks_for(vectors, kThreads * kVectorsPerThread));
-  launch(stream, "dequantize_nf4", {.grid = blocks, .block = kThreads}, dequantize_nf4_kernel<Out, kRounding>,
-         kernel_args, out);
+  launch(stream, "dequantize_nf4", {.grid = blocks, .block = kThreads, .overlap = Overlap::kWithPrevious},
+         dequantize_nf4_kernel<Out, kRounding>, kernel_args, out);
 }
 
 template <typename In, typename Out>
@@ -213,19 +231,16 @@ void dequantize_to(CudaStream& stream, const DequantizeArgs& args, Out* out) {
 }  // namespace
 
 void dequantize(CudaStream& stream, const DequantizeArgs& args, __nv_bfloat16* out) {
+  ONGGI_CHECK(args.lora.width == 0 ||
+              (args.lora.width % 8 == 0 && args.stride % 8 == 0 && args.weight.columns % 8 == 0));
   dequantize_to<BFloat16, Nf4Rounding::kToBf16>(stream, args, out);
-  if (args.lora.width == 0) return;
-  ONGGI_CHECK(args.lora.width % 8 == 0 && args.stride % 8 == 0 && args.weight.columns % 8 == 0);
-  const LoraColumnsKernelArgs kernel_args{.lora = args.lora,
-                                          .first_row = args.first_row,
-                                          .rows = args.rows,
-                                          .columns = args.weight.columns,
-                                          .stride = args.stride};
+  if (args.lora.width == 0 || args.weight.dtype == DType::kNF4) return;
   // 2 N P bytes, 1 to 2 us.
   launch(stream, "lora_columns",
          {.grid = filling_blocks(stream, blocks_for(args.rows * args.lora.width / 8, kThreads)),
-          .block = kThreads},
-         lora_columns_kernel, kernel_args, out);
+          .block = kThreads,
+          .overlap = Overlap::kWithPrevious},
+         lora_columns_kernel, lora_columns_of(args), out);
 }
 
 void dequantize_f32(CudaStream& stream, const DequantizeArgs& args, Nf4Rounding rounding, float* out) {

@@ -3,23 +3,12 @@
 #include "kernels/cuda/activation.cuh"
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/swiglu.cuh"
 
 namespace onggi::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-
-// 1 / (1 + exp(-x)). Between bf16 activations the approximate exponential and division (about 4 ulp of f32)
-// are beyond what is stored; in f32 runs they are exact to an ulp or two.
-template <typename T>
-__device__ __forceinline__ float sigmoid(float x) {
-  if constexpr (sizeof(T) == 2) {
-    constexpr float kLog2E = 1.44269504f;
-    return __fdividef(1.0f, 1.0f + exp2_approx(-kLog2E * x));
-  } else {
-    return 1.0f / (1.0f + expf(-x));
-  }
-}
 
 // Where a thread of a row-wise kernel works: blocks go along a row, then to the next row.
 struct RowPosition {
@@ -67,22 +56,13 @@ __global__ void __launch_bounds__(kThreads) swiglu_plain_kernel(SwiGluArgs args,
             gate * sigmoid<float>(gate) * load_any(args.up, i));
 }
 
-struct GateUp {
-  float gate, up;
-};
-// silu'(g) = s + g s (1 - s), s = sigmoid(g)
-template <typename T>
-__device__ __forceinline__ GateUp swiglu_gradient(float dout, float gate, float up) {
-  const float s = sigmoid<T>(gate), silu = gate * s;
-  return {dout * up * (s + silu * (1.0f - s)), dout * silu};
-}
-
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
-    swiglu_backward_kernel(SwiGluBackwardArgs args, int64_t elements) {
+    swiglu_backward_kernel(SwiGluBackwardArgs args, unsigned blocks_per_row) {
   overlap_launches();
-  const int64_t i = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * kVector;
-  if (i >= elements) return;
+  const RowPosition position = row_position(blocks_per_row, kThreads * kVector);
+  const int64_t column = position.column + threadIdx.x * kVector, i = position.row * args.width + column;
+  if (column >= args.width) return;
   float dout[kVector], gate[kVector], up[kVector];
   load_8(static_cast<const T*>(args.dout.data) + i, dout);
   load_8(static_cast<const T*>(args.gate.data) + i, gate);
@@ -94,18 +74,19 @@ __global__ void __launch_bounds__(kThreads)
     up[j] = gradient.up;
   }
   store_8(static_cast<T*>(args.dgate.data) + i, gate);
-  store_8(static_cast<T*>(args.dup.data) + i, up);
+  store_8(static_cast<T*>(args.dup.data) + position.row * args.dup_stride + column, up);
 }
 
 __global__ void __launch_bounds__(kThreads)
-    swiglu_backward_plain_kernel(SwiGluBackwardArgs args, int64_t elements) {
+    swiglu_backward_plain_kernel(SwiGluBackwardArgs args, unsigned blocks_per_row) {
   overlap_launches();
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (i >= elements) return;
+  const RowPosition position = row_position(blocks_per_row, kThreads);
+  const int64_t column = position.column + threadIdx.x, i = position.row * args.width + column;
+  if (column >= args.width) return;
   const GateUp gradient =
       swiglu_gradient<float>(load_any(args.dout, i), load_any(args.gate, i), load_any(args.up, i));
   store_any(args.dgate, i, gradient.gate);
-  store_any(args.dup, i, gradient.up);
+  store_any(args.dup, position.row * args.dup_stride + column, gradient.up);
 }
 
 // What decides a mask: kept where a draw of 16 bits is at least `threshold`.
@@ -197,19 +178,27 @@ void swiglu(const OpContext& context, const SwiGluArgs& given) {
 }
 
 // Bytes: T F (dout + gate + up + dgate + dup). Qwen3-8B, T = 4096, bf16: 503 MB, 168 us.
-void swiglu_backward(const OpContext& context, const SwiGluBackwardArgs& args) {
+void swiglu_backward(const OpContext& context, const SwiGluBackwardArgs& given) {
   CudaStream& stream = cuda_stream(context);
-  const int64_t elements = args.tokens * args.width;
+  SwiGluBackwardArgs args = given;
+  if (args.dup_stride == 0) args.dup_stride = args.width;
+  if (args.dup_stride == args.width) {  // one long row
+    args.width = args.dup_stride = args.tokens * args.width;
+    args.tokens = args.width == 0 ? 0 : 1;
+  }
   const DType dtype = args.dout.dtype;
   if (args.gate.dtype != dtype || args.up.dtype != dtype || args.dgate.dtype != dtype ||
-      args.dup.dtype != dtype ||
-      !fits_vectors(elements, args.dout.data, args.gate.data, args.up.data, args.dgate.data, args.dup.data)) {
-    return launch(stream, "swiglu_backward", shape_for(blocks_for(elements, kThreads)),
-                  swiglu_backward_plain_kernel, args, elements);
+      args.dup.dtype != dtype || args.dup_stride % kVector != 0 ||
+      !fits_vectors(args.width, args.dout.data, args.gate.data, args.up.data, args.dgate.data,
+                    args.dup.data)) {
+    const unsigned per_row = blocks_for(args.width, kThreads);
+    return launch(stream, "swiglu_backward", shape_for(args.tokens * per_row), swiglu_backward_plain_kernel,
+                  args, per_row);
   }
   with_activation_type(dtype, [&](auto type) {
-    launch(stream, "swiglu_backward", shape_for(blocks_for(elements, kThreads * kVector)),
-           swiglu_backward_kernel<typename decltype(type)::Type>, args, elements);
+    const unsigned per_row = blocks_for(args.width, kThreads * kVector);
+    launch(stream, "swiglu_backward", shape_for(args.tokens * per_row),
+           swiglu_backward_kernel<typename decltype(type)::Type>, args, per_row);
   });
 }
 

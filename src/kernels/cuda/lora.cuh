@@ -49,11 +49,17 @@ struct Bf16Matrix {
   }
 };
 
-// The two ranks r, r + 1 (r even) of row t of a matrix [T, R]; zero outside of it.
-__device__ __forceinline__ uint32_t load_ranks(const BFloat16* matrix, int64_t t, int64_t tokens, int r,
-                                               int rank) {
-  if (t >= tokens || r >= rank) return 0;
-  const BFloat16* from = matrix + t * rank + r;
+// A matrix [T, R] of bf16, rows `stride` apart.
+struct RankMatrix {
+  const BFloat16* data;
+  int64_t stride, tokens;
+  int rank;
+};
+// The two ranks r, r + 1 (r even) of row t; zero outside of the matrix.
+__device__ __forceinline__ uint32_t load_ranks(const RankMatrix& matrix, int64_t t, int r) {
+  const int rank = matrix.rank;
+  if (t >= matrix.tokens || r >= rank) return 0;
+  const BFloat16* from = matrix.data + t * matrix.stride + r;
   if (rank % 2 == 0) return *reinterpret_cast<const uint32_t*>(from);
   const uint32_t low = __bfloat16_as_ushort(from[0]);
   return r + 1 < rank ? low | static_cast<uint32_t>(__bfloat16_as_ushort(from[1])) << 16 : low;

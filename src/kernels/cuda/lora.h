@@ -41,6 +41,14 @@ struct LoraMember {
 };
 using LoraMembers = std::array<LoraMember, kMaxLinearGroup>;
 
+// How kernels that keep sums over tokens in registers share the tokens out: `count` splits of `tokens` each
+// (a multiple of 16), fewer in the last.
+struct LoraSplits {
+  int64_t tokens = 0, count = 1;
+};
+// For blocks of which two run on a multiprocessor, `blocks` for each split.
+LoraSplits lora_splits(const CudaStream& stream, int64_t blocks, int64_t tokens);
+
 // bf16 copies of adapters, padded with zeros. Null where a member has no adapter.
 //   a:         [padded_rank, K rounded to 8]
 //   b_turned:  [padded_rank, N rounded to 8], B transposed
@@ -84,12 +92,14 @@ struct LoraOutputGradientArgs {
   int count = 1;
   LoraMembers members;
   int64_t slot = 0;
-  std::array<const __nv_bfloat16*, kMaxLinearGroup> dout{};      // [T, N]
+  std::array<const __nv_bfloat16*, kMaxLinearGroup> dout{};  // [T, N], rows dout_stride apart
+  std::array<int64_t, kMaxLinearGroup> dout_stride{};
   std::array<const __nv_bfloat16*, kMaxLinearGroup> u{};         // [T, R] of the forward
   std::array<const __nv_bfloat16*, kMaxLinearGroup> b_turned{};  // of LoraCopies
-  std::array<__nv_bfloat16*, kMaxLinearGroup> du{};              // [T, padded_rank], written
-  std::array<float*, kMaxLinearGroup> b_gradient{};              // f32 [N, R], added to
-  float* partials = nullptr;                                     // lora_output_partials() floats
+  std::array<__nv_bfloat16*, kMaxLinearGroup> du{};  // [T, padded_rank], rows du_stride apart, written
+  int64_t du_stride = 0;                             // even
+  std::array<float*, kMaxLinearGroup> b_gradient{};  // f32 [N, R], added to
+  float* partials = nullptr;                         // lora_output_partials() floats
 };
 int64_t lora_output_partials(const CudaStream& stream, const LoraOutputGradientArgs& args);
 void lora_output_gradient(CudaStream& stream, const LoraOutputGradientArgs& args);
@@ -103,14 +113,38 @@ struct LoraInputGradientArgs {
   LoraMembers members;
   LoraMask mask;
   int64_t slot = 0;
-  std::array<const __nv_bfloat16*, kMaxLinearGroup> du{};        // [T, padded_rank]
-  std::array<const __nv_bfloat16*, kMaxLinearGroup> a_pieces{};  // of LoraCopies
+  std::array<const __nv_bfloat16*, kMaxLinearGroup> du{};        // [T, padded_rank], rows du_stride apart
+  int64_t du_stride = 0;                                         // even
+  std::array<const __nv_bfloat16*, kMaxLinearGroup> a_pieces{};  // of LoraCopies; for dx alone
   __nv_bfloat16* dx = nullptr;                                   // [T, K]; null: not wanted
   Output output = Output::kOverwrite;
   std::array<float*, kMaxLinearGroup> a_gradient{};  // f32 [R, K], added to
-  float* partials = nullptr;                         // lora_input_partials() floats
+  float* partials = nullptr;  // lora_input_partials() floats; null: dx alone, x is not read
 };
 int64_t lora_input_partials(const CudaStream& stream, const LoraInputGradientArgs& args);
 void lora_input_gradient(CudaStream& stream, const LoraInputGradientArgs& args);
+
+// The gradient of SwiGLU, and that of A of the linear that reads activated = silu(gate) up, which is not
+// stored: dgate, dup from d(activated), dA += du^T dropout(activated).
+struct LoraGatedGradientArgs {
+  int64_t tokens = 0, columns = 0;            // T, F
+  const __nv_bfloat16* gate = nullptr;        // [T, F]
+  const __nv_bfloat16* up = nullptr;          // [T, F]
+  const __nv_bfloat16* dactivated = nullptr;  // [T, F]
+  __nv_bfloat16* dgate = nullptr;             // [T, F]; may be gate
+  __nv_bfloat16* dup = nullptr;               // [T, F], rows dup_stride apart; may be up where they are dense
+  int64_t dup_stride = 0;
+  LoraView lora;
+  LoraMask mask;
+  uint64_t dropout_stream = 0;
+  const __nv_bfloat16* du = nullptr;  // [T, padded_rank], rows du_stride apart
+  int64_t du_stride = 0;              // even
+  float* a_gradient = nullptr;        // f32 [R, F], added to
+  float* partials = nullptr;          // lora_gated_partials() floats
+};
+// Whether the kernel takes such ranks and alignments.
+bool lora_gated_gradient_takes(const LoraGatedGradientArgs& args);
+int64_t lora_gated_partials(const CudaStream& stream, const LoraGatedGradientArgs& args);
+void lora_gated_gradient(CudaStream& stream, const LoraGatedGradientArgs& args);
 
 }  // namespace onggi::cuda

@@ -20,64 +20,93 @@ struct DownKernelArgs {
   int64_t u_stride, u_width;
 };
 
+// What a lane holds of a step over 32 columns: of the tokens' x, and of the members' A.
+template <int kMembers, int kTiles, int kRowTiles>
+struct DownStep {
+  uint4 x[kRowTiles][2];
+  uint4 a[kMembers][kTiles];
+};
+
 // A block computes 16 kRowTiles tokens for up to 8 kTiles ranks of all members: its warps take turns at the
-// steps of 32 columns, and their sums are added at the end. Shared memory: the sums of all warps,
-// f32 [warps][16 kRowTiles][count 8 kTiles].
+// steps of 32 columns, with the next one or two on their way, and their sums are added at the end. Shared
+// memory: the sums of all warps, f32 [warps][16 kRowTiles][count 8 kTiles].
 template <int kMembers, int kTiles, int kRowTiles, Rows kRows>
 __global__ void __launch_bounds__(kLoraThreads) lora_down_kernel(const DownKernelArgs args) {
-  constexpr int kTokens = 16 * kRowTiles;
+  grid_dependency_launch();
+  grid_dependency_wait();
+  constexpr int kTokens = 16 * kRowTiles, kStep = 32 * kLoraWarps;
   const int lane = lane_index(), group = lane / 4, pair = lane % 4;
   const int64_t first_token = static_cast<int64_t>(blockIdx.x) * kTokens;
   const int64_t columns = args.x.columns, a_stride = (columns + 7) / 8 * 8;
   float sums[kMembers][kRowTiles][kTiles][4] = {};
+  using Step = DownStep<kMembers, kTiles, kRowTiles>;
 
-  uint4 next[kRowTiles][2];
-  const auto load = [&](int64_t column) {
+  const auto load = [&](int64_t column, Step& step) {
+    const int64_t k = column + 8 * pair;
 #pragma unroll
     for (int tile = 0; tile < kRowTiles; ++tile)
 #pragma unroll
       for (int half = 0; half < 2; ++half)
-        next[tile][half] =
-            args.x.template load_8<kRows>(first_token + 16 * tile + 8 * half + group, column + 8 * pair);
-  };
-  load(32 * warp_index());
-  for (int64_t column = 32 * warp_index(); column < columns; column += 32 * kLoraWarps) {
-    uint4 x[kRowTiles][2];
-#pragma unroll
-    for (int tile = 0; tile < kRowTiles; ++tile)
-#pragma unroll
-      for (int half = 0; half < 2; ++half) x[tile][half] = next[tile][half];
-    load(column + 32 * kLoraWarps);
-    const int64_t k = column + 8 * pair;
+        step.x[tile][half] = args.x.template load_8<kRows>(first_token + 16 * tile + 8 * half + group, k);
 #pragma unroll
     for (int i = 0; i < kMembers; ++i) {
-      const DownMember& member = args.members[i];
-      if (i >= args.count || member.a == nullptr) continue;
-      uint4 a[kTiles];
+      const BFloat16* a = args.members[i].a;
+      const bool inside = i < args.count && a != nullptr && k < a_stride;
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile) {
         const int64_t r = args.first_rank + 8 * tile + group;
-        a[tile] = k < a_stride ? *reinterpret_cast<const uint4*>(member.a + r * a_stride + k)
-                               : make_uint4(0, 0, 0, 0);
+        step.a[i][tile] =
+            inside ? *reinterpret_cast<const uint4*>(a + r * a_stride + k) : make_uint4(0, 0, 0, 0);
       }
+    }
+  };
+  const auto multiply = [&](int64_t column, const Step& step) {
+    const int64_t k = column + 8 * pair;
+#pragma unroll
+    for (int i = 0; i < kMembers; ++i) {
+      if (i >= args.count) continue;
 #pragma unroll
       for (int tile = 0; tile < kRowTiles; ++tile) {
-        uint4 kept[2] = {x[tile][0], x[tile][1]};
+        uint4 kept[2] = {step.x[tile][0], step.x[tile][1]};
         if (args.mask.threshold > 0) {
 #pragma unroll
           for (int half = 0; half < 2; ++half) {
             const int64_t t = first_token + 16 * tile + 8 * half + group;
-            kept[half] = kept[half] & kept_of_8<kRows>(args.mask, member.stream, t * columns + k);
+            kept[half] = kept[half] & kept_of_8<kRows>(args.mask, args.members[i].stream, t * columns + k);
           }
         }
         const uint32_t low[4] = {kept[0].x, kept[1].x, kept[0].y, kept[1].y};
         const uint32_t high[4] = {kept[0].z, kept[1].z, kept[0].w, kept[1].w};
 #pragma unroll
         for (int n = 0; n < kTiles; ++n) {
-          mma_m16n8k16_bf16(sums[i][tile][n], low, a[n].x, a[n].y);
-          mma_m16n8k16_bf16(sums[i][tile][n], high, a[n].z, a[n].w);
+          const uint4& a = step.a[i][n];
+          mma_m16n8k16_bf16(sums[i][tile][n], low, a.x, a.y);
+          mma_m16n8k16_bf16(sums[i][tile][n], high, a.z, a.w);
         }
       }
+    }
+  };
+  // Beyond the last column all is zero.
+  int64_t column = 32 * warp_index();
+  if constexpr (kMembers < 3) {
+    Step even, odd;
+    load(column, even);
+    load(column + kStep, odd);
+    for (; column < columns; column += 2 * kStep) {
+      const Step first = even;
+      load(column + 2 * kStep, even);
+      multiply(column, first);
+      const Step second = odd;
+      load(column + 3 * kStep, odd);
+      if (column + kStep < columns) multiply(column + kStep, second);
+    }
+  } else {  // as many as there are registers for
+    Step next;
+    load(column, next);
+    for (; column < columns; column += kStep) {
+      const Step step = next;
+      load(column + kStep, next);
+      multiply(column, step);
     }
   }
 
@@ -121,12 +150,12 @@ __global__ void __launch_bounds__(kLoraThreads) lora_down_kernel(const DownKerne
 template <int kMembers, int kTiles, int kRowTiles, Rows kRows>
 void launch_down(CudaStream& stream, const DownKernelArgs& args) {
   constexpr int kTokens = 16 * kRowTiles;
-  launch(
-      stream, "lora_down",
-      {.grid = blocks_for(args.x.rows, kTokens),
-       .block = kLoraThreads,
-       .shared_bytes = sizeof(float) * kLoraWarps * kTokens * static_cast<size_t>(args.count) * 8 * kTiles},
-      lora_down_kernel<kMembers, kTiles, kRowTiles, kRows>, args);
+  launch(stream, "lora_down",
+         {.grid = blocks_for(args.x.rows, kTokens),
+          .block = kLoraThreads,
+          .shared_bytes = sizeof(float) * kLoraWarps * kTokens * static_cast<size_t>(args.count) * 8 * kTiles,
+          .overlap = Overlap::kWithPrevious},
+         lora_down_kernel<kMembers, kTiles, kRowTiles, kRows>, args);
 }
 
 }  // namespace

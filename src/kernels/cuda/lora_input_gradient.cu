@@ -6,7 +6,7 @@ namespace onggi::cuda {
 namespace {
 
 struct InputMember {
-  const BFloat16* du;        // [T, padded_rank]; null: no adapter
+  const BFloat16* du;        // [T, padded_rank], rows du_stride apart; null: no adapter
   const BFloat16* a_pieces;  // [K rounded to 32, / 32][padded_rank / 16][2][32 lanes][8]
   float* a_gradient;         // f32 [R, K]
   int rank;
@@ -22,8 +22,9 @@ struct InputKernelArgs {
   int64_t tokens_per_split;
   int splits;
   int padded;
+  int64_t du_stride;
   int first_rank;   // of this launch
-  float* partials;  // f32 [splits][count][ranks of the launch][K rounded to 8]
+  float* partials;  // f32 [splits][count][ranks of the launch][K rounded to 8]; null: no sums for A
 };
 
 constexpr int kWarpColumns = 32;
@@ -41,6 +42,8 @@ __device__ __forceinline__ void store_row_8(BFloat16* row, int64_t column, int64
 template <int kMembers, int kTiles, Rows kRows>
 __global__ void __launch_bounds__(kLoraThreads, kTiles == 1 && kMembers < 3 ? 2 : 1)
     lora_input_gradient_kernel(const InputKernelArgs args) {
+  grid_dependency_launch();
+  grid_dependency_wait();
   constexpr bool kVectors = kRows == Rows::kVectors;
   const int lane = lane_index(), group = lane / 4, pair = lane % 4;
   const int64_t first_column = static_cast<int64_t>(blockIdx.x) * kBlockColumns + kWarpColumns * warp_index();
@@ -52,11 +55,11 @@ __global__ void __launch_bounds__(kLoraThreads, kTiles == 1 && kMembers < 3 ? 2 
   const int64_t piece = first_column / kWarpColumns * (args.padded / 16) + args.first_rank / 16;
   float da[kMembers][4][kTiles][4] = {};
 
-  uint4 next[2], next_before[2];
+  uint4 next[2] = {}, next_before[2];
   const auto load = [&](int64_t t0) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      next[half] = args.x.template load_8<kRows>(t0 + 8 * half + group, column);
+      if (args.partials != nullptr) next[half] = args.x.template load_8<kRows>(t0 + 8 * half + group, column);
       next_before[half] = dx_before.template load_8<kRows>(t0 + 8 * half + group, column);
     }
   };
@@ -75,13 +78,14 @@ __global__ void __launch_bounds__(kLoraThreads, kTiles == 1 && kMembers < 3 ? 2 
         for (int half = 0; half < 2; ++half)
           kept[half] = kept_of_8<kRows>(args.mask, member.stream, (t0 + 8 * half + group) * columns + column);
       }
+      const RankMatrix du_rows{member.du, args.du_stride, args.x.rows, args.padded};
       uint32_t du[kTiles][4], turned[kTiles][4];
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile) {
 #pragma unroll
         for (int word = 0; word < 4; ++word)
-          du[tile][word] = load_ranks(member.du, t0 + group + 8 * (word % 2), args.x.rows,
-                                      args.first_rank + 16 * tile + 8 * (word / 2) + 2 * pair, args.padded);
+          du[tile][word] = load_ranks(du_rows, t0 + group + 8 * (word % 2),
+                                      args.first_rank + 16 * tile + 8 * (word / 2) + 2 * pair);
         turn_operand(du[tile], turned[tile]);
       }
       if (args.dx != nullptr) {
@@ -104,6 +108,7 @@ __global__ void __launch_bounds__(kLoraThreads, kTiles == 1 && kMembers < 3 ? 2 
             sums[j][2 * half + 1] += (word >> 16) != 0 ? products[j][2 * half + 1] : 0.0f;
           }
       }
+      if (args.partials == nullptr) continue;
       const uint4 masked[2] = {x[0] & kept[0], x[1] & kept[1]};
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
@@ -130,7 +135,7 @@ __global__ void __launch_bounds__(kLoraThreads, kTiles == 1 && kMembers < 3 ? 2 
   }
 
   const int64_t width = (columns + 7) / 8 * 8;
-  if (column >= width) return;
+  if (column >= width || args.partials == nullptr) return;
 #pragma unroll
   for (int i = 0; i < kMembers; ++i) {
     if (i >= args.count) break;
@@ -153,6 +158,8 @@ __global__ void __launch_bounds__(kLoraThreads, kTiles == 1 && kMembers < 3 ? 2 
 
 // Adds the parts of dA. blockIdx.x: columns, y: the rank within the launch, z: the member.
 __global__ void __launch_bounds__(kLoraThreads) lora_input_sums_kernel(const InputKernelArgs args) {
+  grid_dependency_launch();
+  grid_dependency_wait();
   const InputMember& member = args.members[blockIdx.z];
   const auto rank = static_cast<int>(args.first_rank + blockIdx.y);
   const int64_t k = static_cast<int64_t>(blockIdx.x) * kLoraThreads + threadIdx.x;
@@ -175,11 +182,9 @@ struct InputPlan {
 InputPlan plan_of(const CudaStream& stream, const LoraInputGradientArgs& args) {
   InputPlan plan;
   plan.ranks = padded_rank(args.slot) == 16 ? 16 : kLoraChunk;
-  const int64_t blocks = blocks_for(args.columns, kBlockColumns);
-  // Two blocks a multiprocessor: every further split writes another part of dA.
-  const int64_t wanted = std::max<int64_t>(1, 2 * stream.multiprocessors() / blocks);
-  plan.tokens_per_split = rounded_to((args.tokens + wanted - 1) / wanted, 16);
-  plan.splits = static_cast<int>(blocks_for(args.tokens, plan.tokens_per_split));
+  const LoraSplits splits = lora_splits(stream, blocks_for(args.columns, kBlockColumns), args.tokens);
+  plan.tokens_per_split = splits.tokens;
+  plan.splits = static_cast<int>(splits.count);
   plan.partials = int64_t{plan.splits} * args.count * plan.ranks * rounded_to(args.columns, 8);
   return plan;
 }
@@ -188,7 +193,8 @@ template <int kMembers, int kTiles, Rows kRows>
 void launch_input(CudaStream& stream, const InputKernelArgs& args) {
   launch(stream, "lora_input_gradient",
          {.grid = {blocks_for(args.x.columns, kBlockColumns), static_cast<unsigned>(args.splits)},
-          .block = kLoraThreads},
+          .block = kLoraThreads,
+          .overlap = Overlap::kWithPrevious},
          lora_input_gradient_kernel<kMembers, kTiles, kRows>, args);
 }
 
@@ -212,6 +218,7 @@ void lora_input_gradient(CudaStream& stream, const LoraInputGradientArgs& args) 
                               .tokens_per_split = plan.tokens_per_split,
                               .splits = plan.splits,
                               .padded = static_cast<int>(padded_rank(args.slot)),
+                              .du_stride = args.du_stride,
                               .first_rank = 0,
                               .partials = args.partials};
   for (int i = 0; i < args.count; ++i) {
@@ -237,11 +244,13 @@ void lora_input_gradient(CudaStream& stream, const LoraInputGradientArgs& args) 
       : args.count == 1 ? launch_input<1, 2, Rows::kVectors>(stream, kernel_args)
                         : launch_input<3, 2, Rows::kVectors>(stream, kernel_args);
     }
-    launch(stream, "lora_input_sums",
-           {.grid = {blocks_for(args.columns, kLoraThreads), static_cast<unsigned>(plan.ranks),
-                     static_cast<unsigned>(args.count)},
-            .block = kLoraThreads},
-           lora_input_sums_kernel, kernel_args);
+    if (args.partials != nullptr)
+      launch(stream, "lora_input_sums",
+             {.grid = {blocks_for(args.columns, kLoraThreads), static_cast<unsigned>(plan.ranks),
+                       static_cast<unsigned>(args.count)},
+              .block = kLoraThreads,
+              .overlap = Overlap::kWithPrevious},
+             lora_input_sums_kernel, kernel_args);
     kernel_args.accumulates = args.dx != nullptr;
   }
 }

@@ -15,7 +15,7 @@ struct OutputMember {
   float scale;
   float* du_partials;  // f32 [blocks][T][ranks of the launch]
   float* b_partials;   // f32 [splits][ranks of the launch][N rounded to 8]
-  BFloat16* du;        // [T, padded_rank]
+  BFloat16* du;        // [T, padded_rank], rows du_stride apart
   float* b_gradient;   // f32 [N, R]
 };
 struct OutputKernelArgs {
@@ -23,7 +23,7 @@ struct OutputKernelArgs {
   int count;
   int64_t tokens, tokens_per_split;
   int splits;
-  int padded;      // padded_rank
+  int64_t du_stride;
   int first_rank;  // of this launch
 };
 
@@ -41,12 +41,15 @@ __device__ __forceinline__ int member_of(const Args& args, int block) {
 // f32 [2][warps][16][8 kTiles].
 template <int kTiles, int kGroups, Rows kRows>
 __global__ void __launch_bounds__(kLoraThreads) lora_output_gradient_kernel(const OutputKernelArgs args) {
+  grid_dependency_launch();
+  grid_dependency_wait();
   constexpr int kRanks = 8 * kTiles;
   __shared__ float shared[2][kLoraWarps][16][kRanks];
   const int lane = lane_index(), group = lane / 4, pair = lane % 4;
   const int i = member_of(args, static_cast<int>(blockIdx.x));
   const OutputMember& member = args.members[i];
   const Bf16Matrix dout = member.dout;
+  const RankMatrix u_rows{member.u, member.rank, args.tokens, member.rank};
   const int block = static_cast<int>(blockIdx.x) - member.first_block;
   const int64_t first_column = (static_cast<int64_t>(block) * kLoraWarps + warp_index()) * 32 * kGroups;
   const int64_t begin = static_cast<int64_t>(blockIdx.y) * args.tokens_per_split;
@@ -106,8 +109,8 @@ __global__ void __launch_bounds__(kLoraThreads) lora_output_gradient_kernel(cons
       uint32_t plain[4];
 #pragma unroll
       for (int word = 0; word < 4; ++word)
-        plain[word] = load_ranks(member.u, t0 + group + 8 * (word % 2), args.tokens,
-                                 args.first_rank + 16 * tile + 8 * (word / 2) + 2 * pair, member.rank);
+        plain[word] = load_ranks(u_rows, t0 + group + 8 * (word % 2),
+                                 args.first_rank + 16 * tile + 8 * (word / 2) + 2 * pair);
       turn_operand(plain, u[tile]);
     }
 #pragma unroll
@@ -155,6 +158,8 @@ __global__ void __launch_bounds__(kLoraThreads) lora_output_gradient_kernel(cons
 // Adds the parts. blockIdx.y: the member; a thread has one element of du, or eight ranks of one row of dB.
 template <int kRanks>
 __global__ void __launch_bounds__(kLoraThreads) lora_output_sums_kernel(const OutputKernelArgs args) {
+  grid_dependency_launch();
+  grid_dependency_wait();
   const OutputMember& member = args.members[blockIdx.y];
   if (member.b_turned == nullptr) return;
   const int64_t thread = static_cast<int64_t>(blockIdx.x) * kLoraThreads + threadIdx.x;
@@ -163,7 +168,7 @@ __global__ void __launch_bounds__(kLoraThreads) lora_output_sums_kernel(const Ou
     float sum = 0;
 #pragma unroll 4
     for (int block = 0; block < member.blocks; ++block) sum += member.du_partials[block * of_du + thread];
-    store_f32(member.du + thread / kRanks * args.padded + args.first_rank + thread % kRanks,
+    store_f32(member.du + thread / kRanks * args.du_stride + args.first_rank + thread % kRanks,
               member.scale * sum);
     return;
   }
@@ -202,10 +207,9 @@ OutputPlan plan_of(const CudaStream& stream, const LoraOutputGradientArgs& args)
   plan.block_columns = 32 * kLoraWarps * (plan.ranks == 16 ? 2 : 1);
   for (int i = 0; i < args.count; ++i) plan.blocks += blocks_of(plan, args.members[static_cast<size_t>(i)]);
   if (plan.blocks == 0) return plan;
-  // Two blocks a multiprocessor: every further split writes another part of dB.
-  const int64_t wanted = std::max<int64_t>(1, 2 * stream.multiprocessors() / plan.blocks);
-  plan.tokens_per_split = rounded_to((args.tokens + wanted - 1) / wanted, 16);
-  plan.splits = static_cast<int>(blocks_for(args.tokens, plan.tokens_per_split));
+  const LoraSplits splits = lora_splits(stream, plan.blocks, args.tokens);
+  plan.tokens_per_split = splits.tokens;
+  plan.splits = static_cast<int>(splits.count);
   for (int i = 0; i < args.count; ++i) {
     const LoraMember& member = args.members[static_cast<size_t>(i)];
     if (member.lora.a == nullptr) continue;
@@ -219,7 +223,8 @@ template <int kTiles, int kGroups, Rows kRows>
 void launch_output(CudaStream& stream, const OutputPlan& plan, const OutputKernelArgs& args) {
   launch(stream, "lora_output_gradient",
          {.grid = {static_cast<unsigned>(plan.blocks), static_cast<unsigned>(plan.splits)},
-          .block = kLoraThreads},
+          .block = kLoraThreads,
+          .overlap = Overlap::kWithPrevious},
          lora_output_gradient_kernel<kTiles, kGroups, kRows>, args);
 }
 
@@ -239,7 +244,7 @@ void lora_output_gradient(CudaStream& stream, const LoraOutputGradientArgs& args
                                .tokens = args.tokens,
                                .tokens_per_split = plan.tokens_per_split,
                                .splits = plan.splits,
-                               .padded = static_cast<int>(padded_rank(args.slot)),
+                               .du_stride = args.du_stride,
                                .first_rank = 0};
   bool vectors = true;
   int first_block = 0;
@@ -252,7 +257,7 @@ void lora_output_gradient(CudaStream& stream, const LoraOutputGradientArgs& args
     to.first_block = first_block;
     if (member.lora.a == nullptr) continue;
     const int64_t padded_rows = rounded_to(member.rows, 8);
-    to = {.dout = {args.dout[at], member.rows, args.tokens, member.rows},
+    to = {.dout = {args.dout[at], args.dout_stride[at], args.tokens, member.rows},
           .u = args.u[at],
           .b_turned = args.b_turned[at],
           .rank = static_cast<int>(member.lora.rank),
@@ -279,7 +284,9 @@ void lora_output_gradient(CudaStream& stream, const LoraOutputGradientArgs& args
               : launch_output<4, 1, Rows::kAny>(stream, plan, kernel_args);
     }
     launch(stream, "lora_output_sums",
-           {.grid = {sums, static_cast<unsigned>(args.count)}, .block = kLoraThreads},
+           {.grid = {sums, static_cast<unsigned>(args.count)},
+            .block = kLoraThreads,
+            .overlap = Overlap::kWithPrevious},
            plan.ranks == 16 ? lora_output_sums_kernel<16> : lora_output_sums_kernel<kLoraChunk>, kernel_args);
   }
 }

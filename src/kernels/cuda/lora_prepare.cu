@@ -10,55 +10,55 @@ namespace {
 struct PrepareMember {
   const float* a;
   const float* b;
-  int64_t rows;
-  int rank;
+  int rows, rank;
   BFloat16* a_copy;
   BFloat16* b_turned;
   BFloat16* a_pieces;
 };
 struct PrepareKernelArgs {
   PrepareMember members[kMaxLinearGroup];
-  int64_t columns;
-  int padded;
+  int columns, padded;
 };
 
-__device__ float element_of_a(const PrepareMember& member, int64_t columns, int r, int64_t k) {
-  return r < member.rank && k < columns ? member.a[r * columns + k] : 0.0f;
+__device__ __forceinline__ float element_of_a(const PrepareMember& member, int columns, int r, int k) {
+  return r < member.rank && k < columns ? member.a[static_cast<int64_t>(r) * columns + k] : 0.0f;
 }
 
-// blockIdx.y: the member.
+// Each thread makes one vector of eight elements of each copy. blockIdx.y: the member.
 __global__ void __launch_bounds__(kLoraThreads) prepare_lora_kernel(PrepareKernelArgs args) {
+  grid_dependency_launch();
+  grid_dependency_wait();
   const PrepareMember& member = args.members[blockIdx.y];
-  const int64_t begin = static_cast<int64_t>(blockIdx.x) * kLoraThreads + threadIdx.x;
-  const int64_t step = static_cast<int64_t>(gridDim.x) * kLoraThreads;
-  if (member.a_copy != nullptr) {
-    const int64_t width = (args.columns + 7) / 8 * 8;
-    for (int64_t i = begin; i < args.padded * width; i += step)
-      store_f32(member.a_copy + i,
-                element_of_a(member, args.columns, static_cast<int>(i / width), i % width));
+  const int vector = static_cast<int>(blockIdx.x) * kLoraThreads + static_cast<int>(threadIdx.x);
+  const int columns = args.columns, rows = member.rows, padded = args.padded;
+  float values[8];
+  if (const int row_vectors = (columns + 7) / 8; member.a_copy != nullptr && vector < padded * row_vectors) {
+    const int r = vector / row_vectors, k = 8 * (vector - r * row_vectors);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) values[i] = element_of_a(member, columns, r, k + i);
+    store_8(member.a_copy + int64_t{8} * vector, values);
   }
-  if (member.b_turned != nullptr) {
-    const int64_t width = (member.rows + 7) / 8 * 8;
-    for (int64_t i = begin; i < args.padded * width; i += step) {
-      const int64_t r = i / width, n = i % width;
-      const bool inside = r < member.rank && n < member.rows;
-      store_f32(member.b_turned + i, inside ? member.b[n * member.rank + r] : 0.0f);
+  // Neighbouring lanes have neighbouring ranks, as B has.
+  if (const int row_vectors = (rows + 7) / 8; member.b_turned != nullptr && vector < padded * row_vectors) {
+    const int r = vector % padded, n = 8 * (vector / padded);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const bool inside = r < member.rank && n + i < rows;
+      values[i] = inside ? member.b[static_cast<int64_t>(n + i) * member.rank + r] : 0.0f;
     }
+    store_8(member.b_turned + int64_t{8} * (r * row_vectors) + n, values);
   }
-  if (member.a_pieces != nullptr) {
-    const int64_t width = (args.columns + 31) / 32 * 32;
-    for (int64_t i = begin; i < args.padded * width; i += step) {
-      // [k / 32][r / 16][half][lane][8]: words (j, 0), (j, 1) of j = 2 half, 2 half + 1, two elements each.
-      const int element = static_cast<int>(i % 8), lane = static_cast<int>(i / 8 % kWarp);
-      const int half = static_cast<int>(i / (8 * kWarp) % 2);
-      const int64_t piece = i / (16 * kWarp);
-      const int rank_tile = static_cast<int>(piece % (args.padded / 16));
-      const int j = 2 * half + element / 4, low_or_high = element / 2 % 2;
-      const int column = lane / 4, pair = lane % 4;
-      const int64_t k = piece / (args.padded / 16) * 32 + 8 * (column / 2) + 2 * j + column % 2;
-      const int r = 16 * rank_tile + 8 * low_or_high + 2 * pair + element % 2;
-      store_f32(member.a_pieces + i, element_of_a(member, args.columns, r, k));
+  if (member.a_pieces != nullptr && vector < padded * ((columns + 31) / 32 * 4)) {
+    // [k / 32][r / 16][half][lane][8]: words (j, 0), (j, 1) of j = 2 half, 2 half + 1, two elements each.
+    const int lane = vector % kWarp, half = vector / kWarp % 2, piece = vector / (2 * kWarp);
+    const int tiles = padded / 16, rank_tile = piece % tiles, column = lane / 4, pair = lane % 4;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const int j = 2 * half + i / 4, low_or_high = i / 2 % 2;
+      const int k = piece / tiles * 32 + 8 * (column / 2) + 2 * j + column % 2;
+      values[i] = element_of_a(member, columns, 16 * rank_tile + 8 * low_or_high + 2 * pair + i % 2, k);
     }
+    store_8(member.a_pieces + int64_t{8} * vector, values);
   }
 }
 
@@ -71,9 +71,23 @@ LoraMask mask_of(const LoraDropout& dropout) {
   return mask;
 }
 
+// As few splits as keep nearly all multiprocessors busy till the end: each writes another part of the sums.
+LoraSplits lora_splits(const CudaStream& stream, int64_t blocks, int64_t tokens) {
+  constexpr int64_t kMostRounds = 4;
+  const int64_t at_once = int64_t{2} * stream.multiprocessors();
+  int64_t wanted = 1, best_busy = 0;  // busy: in thousandths
+  for (int64_t rounds = 1; rounds <= kMostRounds && best_busy < 950; ++rounds) {
+    const int64_t splits = rounds * at_once / blocks, busy = 1000 * splits * blocks / (rounds * at_once);
+    if (splits > 0 && busy > best_busy) wanted = splits, best_busy = busy;
+  }
+  const int64_t each = rounded_to((tokens + wanted - 1) / wanted, 16);
+  return {each, (tokens + each - 1) / each};
+}
+
 void prepare_lora(CudaStream& stream, const LoraPrepareArgs& args) {
-  PrepareKernelArgs kernel_args{
-      .members = {}, .columns = args.columns, .padded = static_cast<int>(padded_rank(args.slot))};
+  PrepareKernelArgs kernel_args{.members = {},
+                                .columns = static_cast<int>(args.columns),
+                                .padded = static_cast<int>(padded_rank(args.slot))};
   int64_t longest = args.columns;
   for (int i = 0; i < args.count; ++i) {
     const auto at = static_cast<size_t>(i);
@@ -81,16 +95,18 @@ void prepare_lora(CudaStream& stream, const LoraPrepareArgs& args) {
     if (member.lora.a == nullptr) continue;
     kernel_args.members[i] = {.a = member.lora.a,
                               .b = member.lora.b,
-                              .rows = member.rows,
+                              .rows = static_cast<int>(member.rows),
                               .rank = static_cast<int>(member.lora.rank),
                               .a_copy = args.copies.a[at],
                               .b_turned = args.copies.b_turned[at],
                               .a_pieces = args.copies.a_pieces[at]};
     longest = std::max(longest, member.rows);
   }
-  // Four elements a thread.
-  const unsigned blocks = blocks_for(kernel_args.padded * longest, 4 * kLoraThreads);
-  launch(stream, "prepare_lora", {.grid = {blocks, static_cast<unsigned>(args.count)}, .block = kLoraThreads},
+  const unsigned blocks = blocks_for(kernel_args.padded * rounded_to(longest, 32) / 8, kLoraThreads);
+  launch(stream, "prepare_lora",
+         {.grid = {blocks, static_cast<unsigned>(args.count)},
+          .block = kLoraThreads,
+          .overlap = Overlap::kWithPrevious},
          prepare_lora_kernel, kernel_args);
 }
 

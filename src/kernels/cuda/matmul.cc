@@ -1,171 +1,130 @@
 #include "kernels/cuda/matmul.h"
 
-#include <cublasLt.h>
-
 #include <algorithm>
 #include <array>
 #include <bit>
 #include <map>
 #include <memory>
-#include <string>
-#include <type_traits>
+#include <utility>
 
 #include "base/error.h"
-#include "base/text.h"
+#include "kernels/cuda/matmul_choice.h"
+#include "kernels/cuda/matmul_plan.h"
 
 namespace onggi {
 namespace {
 
-// NVIDIA's advice for Hopper is 32 MiB; older cards need less.
-constexpr size_t kWorkspaceBytes = size_t{32} << 20;
 // Passes of ever new lengths make ever new plans; a full cache starts again.
 constexpr size_t kMaxPlans = 4096;
-// The largest alignment that cuBLASLt distinguishes.
-constexpr uint64_t kMaxAlignment = 256;
+// How many of cuBLASLt's choices are compared, for products of at least so many operations: 13 us of an H100.
+constexpr int kMostCandidates = 8;
+constexpr double kFewestOperations = 1e10;
 
-std::string describe(const MatmulArgs& args) {
-  return fmt::format("{} x {} x {} ({} x {} -> {})", args.m, args.n, args.k, dtype_name(args.a.dtype),
-                     dtype_name(args.b.dtype), dtype_name(args.d_dtype));
-}
+using Key = std::array<int64_t, 14>;
 
-void check_cublas(cublasStatus_t status, const char* call, const MatmulArgs& args) {
-  if (status == CUBLAS_STATUS_SUCCESS) return;
-  throw MachineError(text("The GPU's matrix product {} failed: {} reports {}.", describe(args), call,
-                          cublasLtGetStatusName(status)));
-}
-
-cudaDataType_t cuda_type(DType dtype) {
-  ONGGI_CHECK(dtype == DType::kF32 || dtype == DType::kBF16, std::string(dtype_name(dtype)));
-  return dtype == DType::kF32 ? CUDA_R_32F : CUDA_R_16BF;
-}
-
-uint32_t alignment_of(const void* data) {
-  const uint64_t address = reinterpret_cast<uint64_t>(data) | kMaxAlignment;
-  return uint32_t{1} << std::countr_zero(address);
-}
-
-template <auto kDestroy>
-struct Destroy {
-  template <typename T>
-  void operator()(T* handle) const {
-    kDestroy(handle);
-  }
-};
-template <typename Handle, auto kDestroy>
-using Owner = std::unique_ptr<std::remove_pointer_t<Handle>, Destroy<kDestroy>>;
-using Product = Owner<cublasLtMatmulDesc_t, cublasLtMatmulDescDestroy>;
-using Layout = Owner<cublasLtMatrixLayout_t, cublasLtMatrixLayoutDestroy>;
-using Preference = Owner<cublasLtMatmulPreference_t, cublasLtMatmulPreferenceDestroy>;
-
-// cuBLASLt counts in columns: the row-major d = op(a) op(b) is the column-major d^T = op(b)^T op(a)^T, whose
-// first factor is b. Its names below ("A" is b, "B" is a) are cuBLASLt's.
-class Plan {
- public:
-  Plan(cublasLtHandle_t handle, const MatmulArgs& args) {
-    cublasLtMatmulDesc_t product = nullptr;
-    check_cublas(cublasLtMatmulDescCreate(&product, CUBLAS_COMPUTE_32F, CUDA_R_32F),
-                 "cublasLtMatmulDescCreate", args);
-    product_.reset(product);
-    set_transpose(CUBLASLT_MATMUL_DESC_TRANSA, args.transpose_b, args);
-    set_transpose(CUBLASLT_MATMUL_DESC_TRANSB, args.transpose_a, args);
-    const bool a_turned = args.transpose_a == Transpose::kYes, b_turned = args.transpose_b == Transpose::kYes;
-    describe_matrix(a_, args.b, b_turned ? args.k : args.n, b_turned ? args.n : args.k, args);
-    describe_matrix(b_, args.a, a_turned ? args.m : args.k, a_turned ? args.k : args.m, args);
-    const MatrixView d{args.d, args.d_dtype, args.d_stride};
-    describe_matrix(c_, args.beta == 0 ? d : args.c, args.n, args.m, args);
-    describe_matrix(d_, d, args.n, args.m, args);
-    choose(handle, args);
-  }
-
-  void run(cublasLtHandle_t handle, void* workspace, cudaStream_t stream, const MatmulArgs& args) const {
-    const void* c = args.beta == 0 ? args.d : args.c.data;
-    check_cublas(cublasLtMatmul(handle, product_.get(), &args.alpha, args.b.data, a_.get(), args.a.data,
-                                b_.get(), &args.beta, c, c_.get(), args.d, d_.get(), &algorithm_, workspace,
-                                kWorkspaceBytes, stream),
-                 "cublasLtMatmul", args);
-  }
-
- private:
-  void set_transpose(cublasLtMatmulDescAttributes_t attribute, Transpose transpose, const MatmulArgs& args) {
-    const cublasOperation_t operation = transpose == Transpose::kYes ? CUBLAS_OP_T : CUBLAS_OP_N;
-    check_cublas(cublasLtMatmulDescSetAttribute(product_.get(), attribute, &operation, sizeof operation),
-                 "cublasLtMatmulDescSetAttribute", args);
-  }
-
-  // Column-major [rows, columns].
-  static void describe_matrix(Layout& owner, const MatrixView& matrix, int64_t rows, int64_t columns,
-                              const MatmulArgs& args) {
-    ONGGI_CHECK(matrix.stride >= rows, describe(args));
-    cublasLtMatrixLayout_t layout = nullptr;
-    check_cublas(cublasLtMatrixLayoutCreate(&layout, cuda_type(matrix.dtype), static_cast<uint64_t>(rows),
-                                            static_cast<uint64_t>(columns), matrix.stride),
-                 "cublasLtMatrixLayoutCreate", args);
-    owner.reset(layout);
-  }
-
-  void choose(cublasLtHandle_t handle, const MatmulArgs& args) {
-    cublasLtMatmulPreference_t preference = nullptr;
-    check_cublas(cublasLtMatmulPreferenceCreate(&preference), "cublasLtMatmulPreferenceCreate", args);
-    const Preference owner(preference);
-    const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t attribute, auto value) {
-      check_cublas(cublasLtMatmulPreferenceSetAttribute(preference, attribute, &value, sizeof value),
-                   "cublasLtMatmulPreferenceSetAttribute", args);
-    };
-    prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, uint64_t{kWorkspaceBytes});
-    prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, uint32_t{CUBLASLT_REDUCTION_SCHEME_NONE});
-    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment_of(args.b.data));
-    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment_of(args.a.data));
-    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment_of(args.beta == 0 ? args.d : args.c.data));
-    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment_of(args.d));
-    cublasLtMatmulHeuristicResult_t result{};
-    int found = 0;
-    const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
-        handle, product_.get(), a_.get(), b_.get(), c_.get(), d_.get(), preference, 1, &result, &found);
-    check_cublas(status == CUBLAS_STATUS_SUCCESS && found == 0 ? CUBLAS_STATUS_NOT_SUPPORTED : status,
-                 "cublasLtMatmulAlgoGetHeuristic", args);
-    algorithm_ = result.algo;
-  }
-
-  Product product_;
-  Layout a_, b_, c_, d_;
-  cublasLtMatmulAlgo_t algorithm_{};
-};
-
-// Everything that the choice of an algorithm depends on.
-using PlanKey = std::array<int64_t, 14>;
-PlanKey key_of(const MatmulArgs& args) {
+// What the choice of an algorithm depends on, but for m.
+Key key_without_m(const MatmulArgs& args) {
   const auto number = [](auto value) { return static_cast<int64_t>(value); };
   const bool reads_c = args.beta != 0;
-  return {args.m, args.n, args.k, number(args.transpose_a) * 2 + number(args.transpose_b),
+  return {0, args.n, args.k, number(args.transpose_a) * 2 + number(args.transpose_b),
           number(args.a.dtype) * kDTypeCount + number(args.d_dtype), args.a.stride, args.b.stride,
           args.d_stride, reads_c ? args.c.stride : -1,
           // In place and out of place may differ.
-          reads_c && args.c.data == args.d, alignment_of(args.a.data), alignment_of(args.b.data),
-          reads_c ? alignment_of(args.c.data) : 0, alignment_of(args.d)};
+          reads_c && args.c.data == args.d, matmul_alignment(args.a.data), matmul_alignment(args.b.data),
+          reads_c ? matmul_alignment(args.c.data) : 0, matmul_alignment(args.d)};
+}
+
+// Products whose m differs by less than a sixteenth are of one kind: passes of different lengths share what
+// was found out.
+int64_t kind_of_m(int64_t m) {
+  const auto width = static_cast<int>(std::bit_width(static_cast<uint64_t>(m)));
+  const int64_t step = int64_t{1} << std::max(0, width - 5);
+  return (m + step - 1) / step * step;
 }
 
 class Products {
  public:
-  Products(CudaStream& stream, const MatmulArgs& args) : workspace_(stream.allocate(kWorkspaceBytes)) {
+  Products(CudaStream& stream, const MatmulArgs& args)
+      : stream_(stream), workspace_(stream.allocate(kMatmulWorkspaceBytes)) {
     cublasLtHandle_t handle = nullptr;
     check_cublas(cublasLtCreate(&handle), "cublasLtCreate", args);
     handle_.reset(handle);
   }
 
-  void run(cudaStream_t stream, const MatmulArgs& args) {
-    const PlanKey key = key_of(args);
-    auto found = plans_.find(key);
-    if (found == plans_.end()) {
-      if (plans_.size() >= kMaxPlans) plans_.clear();
-      found = plans_.emplace(key, std::make_unique<Plan>(handle_.get(), args)).first;
+  void run(const MatmulArgs& args) {
+    Key key = key_without_m(args);
+    key[0] = args.m;
+    auto found = products_.find(key);
+    if (found == products_.end()) {
+      if (products_.size() >= kMaxPlans) products_.clear();
+      found = products_.emplace(key, std::make_unique<Product>(args)).first;
+      found->second->first = found->second->plan.algorithms(handle_.get(), 1, args).front();
     }
-    found->second->run(handle_.get(), workspace_.data(), stream, args);
+    run(*found->second, args);
   }
 
  private:
+  struct Product {
+    explicit Product(const MatmulArgs& args) : plan(args) {}
+    MatmulPlan plan;
+    MatmulAlgorithm first;           // cuBLASLt's choice for it
+    MatmulChoice* choice = nullptr;  // of its kind
+    bool has_looked_for_choice = false;
+    const MatmulAlgorithm* taken = nullptr;  // of the choice: the last that the plan was found to take
+  };
+
+  bool takes(Product& product, const MatmulAlgorithm& algorithm) {
+    if (product.taken == &algorithm) return true;
+    if (!product.plan.takes(handle_.get(), algorithm)) return false;
+    product.taken = &algorithm;
+    return true;
+  }
+
+  void run(Product& product, const MatmulArgs& args) {
+    // Nothing is timed within a recording, which keeps what was found before it.
+    if (!product.has_looked_for_choice && !stream_.recording()) find_choice(product, args);
+    const MatmulAlgorithm* algorithm = nullptr;
+    if (product.choice != nullptr && stream_.recording()) {
+      algorithm = product.choice->best();
+      if (algorithm != nullptr && !takes(product, *algorithm)) algorithm = nullptr;
+    } else if (product.choice != nullptr) {
+      algorithm = product.choice->next([&](const MatmulAlgorithm& other) { return takes(product, other); });
+    }
+    if (algorithm == nullptr)
+      return product.plan.run(handle_.get(), product.first, workspace_.data(), stream_.handle(), args);
+    product.choice->begin(stream_.handle());
+    product.plan.run(handle_.get(), *algorithm, workspace_.data(), stream_.handle(), args);
+    product.choice->end(stream_.handle());
+  }
+
+  bool is_same(const MatmulArgs& args, const MatmulAlgorithm& one, const MatmulAlgorithm& other) {
+    return gives_same_bits(stream_, handle_.get(), workspace_.data(), args, one, other);
+  }
+
+  void find_choice(Product& product, const MatmulArgs& args) {
+    product.has_looked_for_choice = true;
+    const double operations = 2.0 * static_cast<double>(args.m) * static_cast<double>(args.n * args.k);
+    if (args.a.dtype != DType::kBF16 || operations < kFewestOperations || product.first.workspace_bytes > 0)
+      return;
+    Key kind = key_without_m(args);
+    kind[0] = kind_of_m(args.m);
+    std::unique_ptr<MatmulChoice>& choice = choices_[kind];
+    if (choice == nullptr) {
+      choice = std::make_unique<MatmulChoice>(product.first);
+      for (const MatmulAlgorithm& other : product.plan.algorithms(handle_.get(), kMostCandidates, args))
+        if (other.workspace_bytes == 0 && !choice->knows(other) && is_same(args, product.first, other))
+          choice->add(other);
+    } else if (!choice->knows(product.first) && !is_same(args, choice->first(), product.first)) {
+      return;  // its bits are those of its own first choice
+    }
+    product.choice = choice.get();
+  }
+
+  CudaStream& stream_;
   Buffer workspace_;
-  Owner<cublasLtHandle_t, cublasLtDestroy> handle_;
-  std::map<PlanKey, std::unique_ptr<Plan>> plans_;
+  CublasOwner<cublasLtHandle_t, cublasLtDestroy> handle_;
+  std::map<Key, std::unique_ptr<Product>> products_;
+  std::map<Key, std::unique_ptr<MatmulChoice>> choices_;
 };
 
 }  // namespace
@@ -177,7 +136,7 @@ void matmul(CudaStream& stream, const MatmulArgs& args) {
   stream.activate();
   stream.note_op("matmul");
   auto& products = stream.attachment<Products>([&] { return std::make_shared<Products>(stream, args); });
-  products.run(stream.handle(), args);
+  products.run(args);
 }
 
 }  // namespace onggi

@@ -1,8 +1,9 @@
 // Plain matrix products on the GPU, by cuBLASLt: the one place that calls it.
 //
-// The algorithm of a product is cuBLASLt's first choice for its shape, asked for once per stream and shape.
-// Products whose sum over k is split are left out, and nothing is measured: the same build on the same GPU
-// gives the same bits in each run, and a product may be queued while a recording is made.
+// The algorithm of a product is the fastest of cuBLASLt's choices for its shape that give the same bits,
+// found while the first products of the shape work (matmul_choice.h). Products whose sum over k is split are
+// left out: the same build on the same GPU gives the same bits in each run. Queued without waiting but at a
+// shape's first product, and so that a recording may be made.
 #pragma once
 
 #include <cstdint>

@@ -154,7 +154,10 @@ __global__ void __launch_bounds__(kThreads)
         g.second[i] = inverse_rms * (g.second[i] - x.second[i] * pull);
       }
     }
-    if (active) store_halves(static_cast<T*>(args.dx.data) + row * 2 * kHalf, kHalf, column, g);
+    const int heads = static_cast<int>(args.heads), token = in_block / heads;
+    T* dx = static_cast<T*>(args.dx.data) + (block.first_token + token) * args.dx_stride +
+            (in_block - token * heads) * 2 * kHalf;
+    if (active) store_halves(dx, kHalf, column, g);
   }
 }
 
@@ -207,8 +210,9 @@ __global__ void __launch_bounds__(kThreads)
   overlap_launches();
   const int64_t row = static_cast<int64_t>(blockIdx.x) * (kThreads / kWarp) + warp_index();
   if (row >= args.tokens * args.heads) return;
-  const int64_t begin = row * args.head_dim, half = args.head_dim / 2;
-  const int32_t position = args.positions[row / args.heads];
+  const int64_t begin = row * args.head_dim, half = args.head_dim / 2, token = row / args.heads;
+  const int64_t dx_begin = token * args.dx_stride + (row - token * args.heads) * args.head_dim;
+  const int32_t position = args.positions[token];
   float inverse_rms = 1, pull = 0;
   if (args.weight != nullptr) {
     inverse_rms = args.inverse_rms[row];
@@ -225,8 +229,8 @@ __global__ void __launch_bounds__(kThreads)
       g.x = inverse_rms * (g.x - load_any(args.x, begin + i) * pull);
       g.y = inverse_rms * (g.y - load_any(args.x, begin + half + i) * pull);
     }
-    store_any(args.dx, begin + i, g.x);
-    store_any(args.dx, begin + half + i, g.y);
+    store_any(args.dx, dx_begin + i, g.x);
+    store_any(args.dx, dx_begin + half + i, g.y);
   }
 }
 
@@ -290,10 +294,13 @@ void head_norm_rope(const OpContext& context, const HeadNormRopeArgs& args) {
 }
 
 // Bytes: T H D (dout + x + dx). Qwen3-8B, T = 4096, bf16: q 101 MB, 34 us.
-void head_norm_rope_backward(const OpContext& context, const HeadNormRopeBackwardArgs& args) {
+void head_norm_rope_backward(const OpContext& context, const HeadNormRopeBackwardArgs& given) {
   CudaStream& stream = cuda_stream(context);
+  HeadNormRopeBackwardArgs args = given;
+  if (args.dx_stride == 0) args.dx_stride = args.heads * args.head_dim;
   const RotaryFrequencies& frequencies = rotary_frequencies(stream, args.theta, args.head_dim);
   const bool vectors = args.dout.dtype == args.x.dtype && args.dout.dtype == args.dx.dtype &&
+                       args.dx_stride % kVector == 0 &&
                        fits_vectors(args.head_dim, args.dout.data, args.x.data, args.weight, args.dx.data) &&
                        with_lanes(args.head_dim, [&](auto lanes) {
                          with_activation_type(args.dout.dtype, [&](auto dout) {

@@ -22,6 +22,7 @@ OpTable make_cuda_ops() {
   table.adapted_linear = cuda::adapted_linear;
   table.gated_linear = cuda::gated_linear;
   table.adapted_linear_backward = cuda::adapted_linear_backward;
+  table.gated_linear_backward = cuda::gated_linear_backward;
   for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16})
     table.embedding[static_cast<size_t>(dtype)] = cuda::embedding;
   for (int i = 0; i < kDTypeCount; ++i)

@@ -26,7 +26,8 @@ struct RmsNormBackwardArgs {
   const float* weight;       // f32 [C]
   const float* inverse_rms;  // f32 [T]
   int64_t tokens, width;
-  Activation dx;  // [T, C]
+  Activation dx;          // [T, C], rows dx_stride apart
+  int64_t dx_stride = 0;  // elements; 0: C
   Output output = Output::kOverwrite;
 };
 
@@ -53,7 +54,8 @@ struct HeadNormRopeBackwardArgs {
   const float* inverse_rms;  // f32 [T, H]
   int64_t tokens, heads, head_dim;
   double theta;
-  Activation dx;  // [T, H, D], overwritten; may be dout
+  Activation dx;          // [T, H, D], overwritten, rows dx_stride apart; may be dout where they are dense
+  int64_t dx_stride = 0;  // elements; 0: H * D
 };
 
 // out = silu(gate) * up, silu(g) = g / (1 + exp(-g))
@@ -69,9 +71,10 @@ struct SwiGluBackwardArgs {
   ActivationView dout;  // [T, F], dense like all others
   ActivationView gate;
   ActivationView up;
-  int64_t tokens, width;  // T, F
-  Activation dgate;       // may be gate
-  Activation dup;         // may be up
+  int64_t tokens, width;   // T, F
+  Activation dgate;        // may be gate
+  Activation dup;          // rows dup_stride apart; may be up where they are dense
+  int64_t dup_stride = 0;  // elements; 0: F
 };
 
 // out[i, :] = x[rows[i], :]
@@ -84,10 +87,11 @@ struct GatherRowsArgs {
 
 // out[rows[i], :] = x[i, :]; the rows differ.
 struct ScatterRowsArgs {
-  ActivationView x;      // [M, C]
-  const int32_t* rows;   // i32 [M]
-  int64_t count, width;  // M, C
-  Activation out;        // [*, C], same dtype as x
+  ActivationView x;        // [M, C]
+  const int32_t* rows;     // i32 [M]
+  int64_t count, width;    // M, C
+  Activation out;          // [*, C], rows out_stride apart, same dtype as x
+  int64_t out_stride = 0;  // elements; 0: C
 };
 
 }  // namespace onggi

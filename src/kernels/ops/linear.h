@@ -129,7 +129,9 @@ struct AdaptedLinearBackwardArgs {
   struct Member {
     WeightView weight;  // [N, K]
     LoraView lora;
-    ActivationView dout;  // [T, N]
+    // [T, N], rows dout_stride apart. Columns from N on, OpTable::row_padding of them, belong to the kernels.
+    ActivationView dout;
+    int64_t dout_stride = 0;  // elements; 0: N
     uint64_t dropout_stream = 0;
     ActivationView lora_u;        // [T, R] of the forward
     float* a_gradient = nullptr;  // f32 [R, K], added to
@@ -155,6 +157,19 @@ struct GatedLinearArgs {
   AdaptedLinearArgs linears;
   Activation out;          // [T, F], rows out_stride apart
   int64_t out_stride = 0;  // elements; 0: F
+};
+
+// The backward of down(silu(gate) * up) in training, with what the forward kept of gate and up.
+struct GatedLinearBackwardArgs {
+  // Of down, its K is F and its count 1. x is `activated`; dx, working memory, receives the gradient of what
+  // down reads.
+  AdaptedLinearBackwardArgs linear;
+  Activation activated;    // [T, F], rows linear.x_stride apart: working memory for silu(gate) * up
+  ActivationView gate;     // [T, F]
+  ActivationView up;       // [T, F]
+  Activation dgate;        // [T, F]; may be gate
+  Activation dup;          // [T, F], rows dup_stride apart; may be activated, and up where its rows are dense
+  int64_t dup_stride = 0;  // elements; 0: F
 };
 
 }  // namespace onggi

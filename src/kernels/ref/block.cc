@@ -27,6 +27,7 @@ void swiglu(const OpContext&, const SwiGluArgs& args) {
 
 // silu'(g) = s + g s (1 - s), s = 1 / (1 + exp(-g))
 void swiglu_backward(const OpContext&, const SwiGluBackwardArgs& args) {
+  check_dense(args.dup_stride, args.width);
   for (int64_t i = 0; i < args.tokens * args.width; ++i) {
     const double gate = args.gate[i], up = args.up[i], dout = args.dout[i];
     const double sigmoid = 1.0 / (1.0 + std::exp(-gate));
@@ -42,6 +43,7 @@ void gather_rows(const OpContext&, const GatherRowsArgs& args) {
 }
 
 void scatter_rows(const OpContext&, const ScatterRowsArgs& args) {
+  check_dense(args.out_stride, args.width);
   for (int64_t i = 0; i < args.count; ++i)
     for (int64_t c = 0; c < args.width; ++c)
       args.out[args.rows[i] * args.width + c] = args.x[i * args.width + c];

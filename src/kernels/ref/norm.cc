@@ -42,6 +42,7 @@ void rms_norm(const OpContext&, const RmsNormArgs& args) {
 }
 
 void rms_norm_backward(const OpContext&, const RmsNormBackwardArgs& args) {
+  check_dense(args.dx_stride, args.width);
   std::vector<double> dy(static_cast<size_t>(args.width)), gradient(dy.size());
   for (int64_t t = 0; t < args.tokens; ++t) {
     const int64_t row = t * args.width;
@@ -77,6 +78,7 @@ void head_norm_rope(const OpContext&, const HeadNormRopeArgs& args) {
 }
 
 void head_norm_rope_backward(const OpContext&, const HeadNormRopeBackwardArgs& args) {
+  check_dense(args.dx_stride, args.heads * args.head_dim);
   const int64_t half = args.head_dim / 2;
   std::vector<double> dy(static_cast<size_t>(args.head_dim)), gradient(dy.size());
   for (int64_t t = 0; t < args.tokens; ++t)
