@@ -245,4 +245,20 @@ void run_attention_input(const OpTable& table, const OpContext& context, const A
   run_attention_input_parts(table, context, args);
 }
 
+void run_pass_attention(const OpTable& table, const OpContext& context, const PassAttentionArgs& args) {
+  if (table.pass_attention != nullptr) return table.pass_attention(context, args);
+  const AttentionInputArgs& input = args.input;
+  run_attention_input(table, context, input);
+  table.cached_attention(context, {.q = input.q,
+                                   .cache = input.cache,
+                                   .sequences = input.sequences,
+                                   .tokens = input.tokens,
+                                   .query_heads = input.query_heads,
+                                   .kv_heads = input.kv_heads,
+                                   .head_dim = input.head_dim,
+                                   .scale = args.scale,
+                                   .out = args.out,
+                                   .out_stride = args.out_stride});
+}
+
 }  // namespace onggi

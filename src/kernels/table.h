@@ -51,6 +51,7 @@ struct OpTable {
   Op<GatedLinearArgs> gated_linear = nullptr;
   Op<GatedLinearBackwardArgs> gated_linear_backward = nullptr;
   Op<AttentionInputArgs> attention_input = nullptr;
+  Op<PassAttentionArgs> pass_attention = nullptr;
 
   // The dtype in which activations are stored between the ops.
   DType (*activation_dtype)(Precision) = [](Precision) { return DType::kF32; };
@@ -80,6 +81,7 @@ void run_gated_linear(const OpTable& table, const OpContext& context, const Gate
 void run_gated_linear_backward(const OpTable& table, const OpContext& context,
                                const GatedLinearBackwardArgs& args);
 void run_attention_input(const OpTable& table, const OpContext& context, const AttentionInputArgs& args);
+void run_pass_attention(const OpTable& table, const OpContext& context, const PassAttentionArgs& args);
 // The parts alone, whatever the device has: what its own kernels are compared with.
 void run_adapted_linear_parts(const OpTable& table, const OpContext& context, const AdaptedLinearArgs& args);
 void run_adapted_linear_backward_parts(const OpTable& table, const OpContext& context,

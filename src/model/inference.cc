@@ -208,32 +208,23 @@ void Pass::normalize_first(AdaptedLinearArgs& args, const float* weight) {
 
 void Pass::attention(int64_t index, Activation q, Activation k, Activation v, Activation attended) {
   const LayerWeights& layer = model_.layers[static_cast<size_t>(index)];
-  const SequenceTable sequences = data_.table(words_);
-  run_attention_input(compute_.ops, compute_.context,
-                      {.q = q,
-                       .k = k,
-                       .v = v,
-                       .query_norm = layer.query_norm,
-                       .key_norm = layer.key_norm,
-                       .epsilon = static_cast<float>(config_.rms_norm_eps),
-                       .theta = config_.rope_theta,
-                       .cache = cache_.layer(index),
-                       .sequences = sequences,
-                       .tokens = data_.tokens,
-                       .query_heads = config_.num_heads,
-                       .kv_heads = config_.num_kv_heads,
-                       .head_dim = config_.head_dim});
-  compute_.ops.cached_attention(compute_.context,
-                                {.q = q,
-                                 .cache = cache_.layer(index),
-                                 .sequences = sequences,
-                                 .tokens = data_.tokens,
-                                 .query_heads = config_.num_heads,
-                                 .kv_heads = config_.num_kv_heads,
-                                 .head_dim = config_.head_dim,
-                                 .scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim)),
-                                 .out = attended,
-                                 .out_stride = config_.q_size() + padding_});
+  run_pass_attention(compute_.ops, compute_.context,
+                     {.input = {.q = q,
+                                .k = k,
+                                .v = v,
+                                .query_norm = layer.query_norm,
+                                .key_norm = layer.key_norm,
+                                .epsilon = static_cast<float>(config_.rms_norm_eps),
+                                .theta = config_.rope_theta,
+                                .cache = cache_.layer(index),
+                                .sequences = data_.table(words_),
+                                .tokens = data_.tokens,
+                                .query_heads = config_.num_heads,
+                                .kv_heads = config_.num_kv_heads,
+                                .head_dim = config_.head_dim},
+                      .scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim)),
+                      .out = attended,
+                      .out_stride = config_.q_size() + padding_});
 }
 
 void Pass::block(int64_t index) {

@@ -47,6 +47,8 @@ class Bench {
   // `longest`: the bound that the host knows; 0: the true one.
   void attention(const std::string& name, const std::vector<NewRows>& sequences, int64_t longest = 0);
   void input(int64_t tokens);
+  // Attention with what leads to it, of decoding sequences.
+  void pass(const std::string& name, const std::vector<NewRows>& sequences, int64_t longest = 0);
 
  private:
   // A pass: its table on the device, activations and a cache per layer.
@@ -203,6 +205,32 @@ void Bench::input(int64_t tokens) {
   });
 }
 
+void Bench::pass(const std::string& name, const std::vector<NewRows>& sequences, int64_t longest) {
+  Pass pass = make_pass(sequences);
+  pass.table.longest = std::max(pass.table.longest, longest);
+  const std::vector<float> ones(kHeadDim, 1.0f);
+  Buffer norm = stream_.allocate(ones.size() * sizeof(float));
+  stream_.copy_in(norm.data(), ones.data(), norm.bytes());
+  const double bytes = 2.0 * 2 * static_cast<double>(pass.cached * kKeyHeads * kHeadDim);
+  measure(name, bytes, 0, [&](int64_t layer) {
+    ops_.pass_attention(context_, {.input = {.q = pass.q,
+                                             .k = pass.k,
+                                             .v = pass.v,
+                                             .query_norm = norm.as<float>(),
+                                             .key_norm = norm.as<float>(),
+                                             .epsilon = 1e-6f,
+                                             .theta = kTheta,
+                                             .cache = pass.layers[static_cast<size_t>(layer)],
+                                             .sequences = pass.table,
+                                             .tokens = pass.tokens,
+                                             .query_heads = kQueryHeads,
+                                             .kv_heads = kKeyHeads,
+                                             .head_dim = kHeadDim},
+                                   .scale = 0.08838834764f,
+                                   .out = pass.out});
+  });
+}
+
 void run(DType cache_dtype) {
   Bench bench(cache_dtype);
   const auto decoding = [](size_t users, int32_t length) {
@@ -217,6 +245,10 @@ void run(DType cache_dtype) {
   bench.attention("decode, 64 users, 640", decoding(64, 640));
   bench.attention("decode, 64 users, 640, bound 4096", decoding(64, 640), 4096);
   bench.attention("decode, 128 users, 640", decoding(128, 640));
+  for (const size_t users : {1, 5, 8, 16, 32, 64})
+    bench.pass("decode and input, " + std::to_string(users) + " users, 576", decoding(users, 576), 1024);
+  bench.pass("decode and input, 1 user, 8192", decoding(1, 8192));
+  bench.pass("decode and input, 1 user, 40960", decoding(1, 40960));
   bench.attention("prefill, 512", {{0, 512}});
   bench.attention("prefill, 4096", {{0, 4096}});
   bench.attention("prefill, 16384", {{0, 16384}});

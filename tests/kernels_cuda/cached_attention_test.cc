@@ -391,5 +391,121 @@ TEST(CudaAttentionInput, StoresAlone) {
   }
 }
 
+// --- Both at once
+
+// The cache before the pass: values for the tokens of the past, NaN for the new ones and everywhere else.
+Floats past_cache(const Case& c, const Pages& pages, uint64_t seed) {
+  Case before = c;
+  for (NewRows& s : before.sequences) s.rows = 0;
+  return filled_cache(before, pages, seed);
+}
+
+void expect_pass(const Case& c, Norms norms) {
+  SCOPED_TRACE(testing::PrintToString(c) + (norms == Norms::kBoth ? ", norms" : ""));
+  const Pages pages(c);
+  const auto tokens = static_cast<size_t>(c.tokens()), dim = static_cast<size_t>(c.head_dim);
+  const size_t width = static_cast<size_t>(c.query_heads) * dim, stride = width + static_cast<size_t>(c.gap);
+  const size_t kv_size = tokens * static_cast<size_t>(c.kv_heads) * dim;
+  Floats q = rounded(normal(tokens * width, 1), c.activations),
+         k = rounded(normal(kv_size, 2), c.activations);
+  const Floats v = rounded(normal(kv_size, 3), c.activations);
+  const Floats query_norm = normal(dim, 4), key_norm = normal(dim, 5);
+  const Floats old_keys = past_cache(c, pages, 100), old_values = past_cache(c, pages, 200);
+  const DeviceSequences sequences(pages.sequences, c.beyond_longest);
+  const DeviceArray<float> device_query_norm(query_norm), device_key_norm(key_norm);
+  const ActivationArray device_v(v, c.activations, c.misalignment);
+  PassAttentionArgs args{.input = input_args(c),
+                         .scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim)),
+                         .out = {},
+                         .out_stride = static_cast<int64_t>(stride)};
+  args.input.v = device_v;
+  args.input.sequences = sequences.table;
+  if (norms == Norms::kBoth)
+    args.input.query_norm = device_query_norm.data(), args.input.key_norm = device_key_norm.data();
+  Floats first, keys, values;
+  for (int run = 0; run < 2; ++run) {
+    const ActivationArray device_q(q, c.activations, c.misalignment),
+        device_k(k, c.activations, c.misalignment), out(tokens * stride, c.activations, c.misalignment);
+    const DeviceArray<uint8_t> device_keys(encode(old_keys, c.cache)),
+        device_values(encode(old_values, c.cache));
+    args.input.q = device_q;
+    args.input.k = device_k;
+    args.input.cache = {device_keys.data(), device_values.data(), c.cache, c.page_tokens};
+    args.out = out;
+    cuda::pass_attention(device_context(), args);
+    const Floats actual = take_rows(out.values(), width, stride);
+    if (run == 1) {
+      EXPECT_EQ(first, actual) << "two runs of the same differ";
+    }
+    first = actual;
+    keys = decode(device_keys.values(), c.cache);
+    values = decode(device_values.values(), c.cache);
+  }
+
+  Floats expected_keys = old_keys, expected_values = old_values, expected(first.size());
+  AttentionInputArgs input = input_args(c);
+  input.q = q.data();
+  input.k = k.data();
+  input.v = v.data();
+  if (norms == Norms::kBoth) input.query_norm = query_norm.data(), input.key_norm = key_norm.data();
+  input.cache = {expected_keys.data(), expected_values.data(), DType::kF32, c.page_tokens};
+  input.sequences = pages.sequences.view();
+  run_attention_input_parts(ref_ops(), testing_ops::context(), input);
+  expect_written(keys, expected_keys, unit_of(c.cache), "keys");
+  expect_written(values, expected_values, unit_of(c.cache), "values");
+  // Attention over what was written, so that the roundings of the keys do not count again.
+  const Floats seen = attend_on_host(c, pages, q, keys, values);
+  const Floats size = attend_on_host(c, pages, q, keys, absolute(values));
+  // A query that is rounded moves its scores by unit |q| |k| / sqrt(D) at most, as a share of a probability.
+  const auto norm_of = [&](const Floats& rows, size_t at) {
+    double squares = 0;
+    for (size_t d = 0; d < dim; ++d) squares += std::pow(std::isnan(rows[at + d]) ? 0 : rows[at + d], 2);
+    return std::sqrt(squares);
+  };
+  double key_norm_most = 0;
+  for (size_t at = 0; at < keys.size(); at += dim) key_norm_most = std::max(key_norm_most, norm_of(keys, at));
+  const double query_unit = c.activations == DType::kF32 ? 0 : std::max(unit_of(c.cache), kUnitBf16);
+  const double probability_unit = c.activations == DType::kF32 ? 0 : unit_of(c.cache);
+  ASSERT_TRUE(within(first, seen, [&](size_t i) {
+    const double moved = query_unit * norm_of(q, i / dim * dim) * key_norm_most * args.scale;
+    return (2 * moved + probability_unit + storage_unit(c.activations) + 256 * kUnitF32) * size[i];
+  }));
+}
+
+TEST(CudaPassAttention, TakesNewTokensOfOneSequence) {
+  for (const Norms norms : {Norms::kBoth, Norms::kNone})
+    for (const int32_t past : {0, 1, 15, 16, 31, 32, 63, 64, 127, 200, 513})
+      expect_pass({{{past, 1}}, 4, 1, 128}, norms);
+}
+
+TEST(CudaPassAttention, TakesGroupsOfEverySize) {
+  for (const int64_t group : {1, 3, 4, 8, 11, 16})
+    for (const int64_t dim : {64, 128}) expect_pass({{{70, 1}, {5, 1}}, 2 * group, 2, dim}, Norms::kBoth);
+}
+
+TEST(CudaPassAttention, TakesCachesOfEveryDType) {
+  for (const DType cache : {DType::kBF16, DType::kF16, DType::kF32})
+    for (const DType activations : {DType::kBF16, DType::kF32})
+      expect_pass({{{300, 1}, {31, 1}, {0, 1}}, 4, 2, 64, activations, cache}, Norms::kBoth);
+}
+
+TEST(CudaPassAttention, TakesManySequencesAndRanges) {
+  std::vector<NewRows> many;
+  for (int32_t i = 0; i < 40; ++i) many.push_back({i * 37 % 150, 1});
+  expect_pass({many, 8, 2, 128}, Norms::kBoth);
+  expect_pass({{{1500, 1}, {3, 1}, {130, 1}}, 4, 1, 128, DType::kBF16, DType::kF16}, Norms::kBoth);
+  expect_pass({{{2200, 1}}, 32, 8, 128}, Norms::kBoth);
+  expect_pass({{{100, 1}, {7, 1}}, 4, 1, 64, DType::kBF16, DType::kBF16, 32, 0, 4000}, Norms::kBoth);
+}
+
+TEST(CudaPassAttention, TakesAnyPass) {
+  const std::vector<NewRows> mixed = {{40, 1}, {0, 7}, {33, 2}};
+  expect_pass({mixed, 6, 2, 128}, Norms::kBoth);
+  expect_pass({{{40, 1}, {9, 1}}, 4, 2, 80}, Norms::kBoth);
+  expect_pass({{{40, 1}, {9, 1}}, 4, 2, 64, DType::kBF16, DType::kBF16, 32, /*gap=*/64}, Norms::kBoth);
+  expect_pass({{{40, 1}, {9, 1}}, 4, 2, 64, DType::kBF16, DType::kBF16, 32, 0, 0, /*misalignment=*/1},
+              Norms::kBoth);
+}
+
 }  // namespace
 }  // namespace onggi::testing_cuda

@@ -48,10 +48,11 @@ void sum_of_squares(const OpContext& context, const SumOfSquaresArgs& args);
 void adamw(const OpContext& context, const AdamWArgs& args);
 void top_logits(const OpContext& context, const TopLogitsArgs& args);
 
-// attention_input.cu, cached_attention.cu
+// attention_input.cu, cached_attention.cu, decode_attention.cu
 void kv_store(const OpContext& context, const KvStoreArgs& args);
 void attention_input(const OpContext& context, const AttentionInputArgs& args);
 void cached_attention(const OpContext& context, const CachedAttentionArgs& args);
+void pass_attention(const OpContext& context, const PassAttentionArgs& args);
 
 // attention_forward.cu, attention_backward.cu
 void attention(const OpContext& context, const AttentionArgs& args);

@@ -31,6 +31,8 @@ struct LaunchShape {
   dim3 block;
   size_t shared_bytes = 0;  // dynamic shared memory, up to CudaStream::max_shared_bytes()
   Overlap overlap = Overlap::kNone;
+  unsigned cluster_y =
+      1;  // so many blocks along y, up to 8, form a cluster (sm_90): a divisor of the grid's y
 };
 
 // Blocks of `per_block` that cover n, as a grid's x.
@@ -55,16 +57,23 @@ void launch(CudaStream& stream, const char* op, const LaunchShape& shape, void (
   if (shape.shared_bytes > 0) {
     stream.allow_shared_memory(reinterpret_cast<const void*>(kernel), shape.shared_bytes);
   }
-  cudaLaunchAttribute overlap{};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchAttribute attributes[2] = {};
+  unsigned count = 0;
+  if (shape.overlap == Overlap::kWithPrevious && stream.compute_capability() >= 90) {
+    attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[count++].val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (shape.cluster_y > 1) {
+    attributes[count].id = cudaLaunchAttributeClusterDimension;
+    attributes[count++].val.clusterDim = {1, shape.cluster_y, 1};
+  }
   cudaLaunchConfig_t config{};
   config.gridDim = shape.grid;
   config.blockDim = shape.block;
   config.dynamicSmemBytes = shape.shared_bytes;
   config.stream = stream.handle();
-  config.attrs = &overlap;
-  config.numAttrs = shape.overlap == Overlap::kWithPrevious && stream.compute_capability() >= 90 ? 1 : 0;
+  config.attrs = attributes;
+  config.numAttrs = count;
   const cudaError_t status =
       cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(std::forward<Arguments>(arguments))...);
   if (status != cudaSuccess) throw_launch_error(status, op, shape);

@@ -23,7 +23,8 @@ struct CacheElement<BFloat16> {
                                              uint32_t b1) {
     mma_m16n8k16_bf16(d, a, b0, b1);
   }
-  // Eight bf16 of a query as elements of the cache.
+  static __device__ __forceinline__ uint4 pack_8(const float (&values)[8]) { return pack_bf16_8(values); }
+  // Eight bf16 as elements of the cache.
   static __device__ __forceinline__ uint4 from_bf16(const uint4& packed) { return packed; }
 };
 
@@ -34,6 +35,7 @@ struct CacheElement<Half> {
                                              uint32_t b1) {
     mma_m16n8k16_f16(d, a, b0, b1);
   }
+  static __device__ __forceinline__ uint4 pack_8(const float (&values)[8]) { return pack_f16_8(values); }
   static __device__ __forceinline__ uint4 from_bf16(const uint4& packed) {
     float values[8];
     unpack_bf16_8(packed, values);

@@ -228,4 +228,30 @@ __device__ __forceinline__ void grid_dependency_launch() {
 #endif
 }
 
+// --- Blocks of a cluster (LaunchShape::cluster_y), which run side by side. sm_90 alone; below it nothing may
+// call these.
+// A barrier of all threads of the cluster, in two parts: what was written before one's arrival, to one's own
+// and to others' shared memory, is seen by all after the wait.
+__device__ __forceinline__ void cluster_arrive() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void cluster_wait() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+#endif
+}
+// Writes to the shared memory of block `rank` of the cluster, at the address that `own` has in this block's.
+// That block must have started: a barrier of the cluster comes before.
+__device__ __forceinline__ void cluster_store(float* own, int rank, float value) {
+#if __CUDA_ARCH__ >= 900
+  uint32_t remote;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;"
+               : "=r"(remote)
+               : "r"(ptx_detail::shared_address(own)), "r"(rank));
+  asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(remote), "f"(value) : "memory");
+#endif
+}
+
 }  // namespace onggi

@@ -43,6 +43,7 @@ OpTable make_cuda_ops() {
   table.top_logits = cuda::top_logits;
   table.kv_store = cuda::kv_store;
   table.attention_input = cuda::attention_input;
+  table.pass_attention = cuda::pass_attention;
   table.cached_attention = cuda::cached_attention;
   table.activation_dtype = [](Precision precision) {
     return precision == Precision::kFast ? DType::kBF16 : DType::kF32;

@@ -122,4 +122,15 @@ struct CachedAttentionArgs {
   int64_t out_stride = 0;  // elements; 0: Hq * D
 };
 
+// A layer's attention in an inference pass: attention_input, then cached_attention. q and k are undefined
+// afterwards. A kernel may read the table, the norms and the cached tokens before `past` while work that was
+// queued before it still runs: they must have been there when the last copy to the device was queued, or the
+// recording that is replayed.
+struct PassAttentionArgs {
+  AttentionInputArgs input;
+  float scale;             // as in CachedAttentionArgs
+  Activation out;          // [T, Hq, D], rows out_stride apart
+  int64_t out_stride = 0;  // elements; 0: Hq * D
+};
+
 }  // namespace onggi

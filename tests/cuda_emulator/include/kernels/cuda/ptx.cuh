@@ -210,4 +210,9 @@ inline void barrier_sync(int id, int threads) { emulator::block_barrier("barrier
 inline void grid_dependency_wait() {}
 inline void grid_dependency_launch() {}
 
+// Blocks run one after another here: no clusters.
+inline void cluster_arrive() { emulator::fail("a cluster of blocks is not emulated"); }
+inline void cluster_wait() { emulator::fail("a cluster of blocks is not emulated"); }
+inline void cluster_store(float*, int, float) { emulator::fail("a cluster of blocks is not emulated"); }
+
 }  // namespace onggi
