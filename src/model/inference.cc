@@ -1,12 +1,11 @@
 #include "model/inference.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
-#include <cstring>
 
 #include "base/error.h"
 #include "model/linear.h"
+#include "model/pass_data.h"
 
 namespace onggi {
 namespace {
@@ -26,105 +25,8 @@ enum Slot {
   kSelectedNormed,
   kLogitsOut,
   kPassData,
-  kTopLogits,
 };
-enum HostSlot { kHostLogits, kHostTop };
-
-// What a pass is made of, as the host lays it out before it is copied to the device in one piece.
-class PassData {
- public:
-  PassData(const Model& model, std::span<const SequenceInput> inputs);
-
-  int64_t tokens = 0;     // T
-  int64_t sequences = 0;  // S
-  int64_t wanted = 0;     // M: rows whose logits are asked for
-  int64_t longest_rows = 0;
-  int64_t longest = 0;      // rounded up, so that passes of growing sequences look alike
-  int64_t page_stride = 0;  // likewise
-
-  const std::vector<int32_t>& words() const { return words_; }
-  // Arrays within a copy of words() at `base`.
-  const int32_t* ids(const int32_t* base) const { return base; }
-  const int32_t* wanted_rows(const int32_t* base) const { return base + wanted_at_; }
-  SequenceTable table(const int32_t* base) const {
-    const int32_t* per_sequence = base + 3 * tokens;
-    return {.pages = base + pages_at_,
-            .page_stride = page_stride,
-            .first_row = per_sequence,
-            .rows = per_sequence + sequences,
-            .past = per_sequence + 2 * sequences,
-            .sequence = base + 2 * tokens,
-            .positions = base + tokens,
-            .count = sequences,
-            .longest_rows = longest_rows,
-            .longest = longest};
-  }
-
- private:
-  void add_tokens(std::span<const SequenceInput> inputs);
-  void add_sequences(std::span<const SequenceInput> inputs);
-
-  int64_t wanted_at_ = 0, pages_at_ = 0;
-  std::vector<int32_t> words_;
-};
-
-PassData::PassData(const Model& model, std::span<const SequenceInput> inputs)
-    : sequences(static_cast<int64_t>(inputs.size())), wanted(logit_rows(inputs)) {
-  for (const SequenceInput& input : inputs) {
-    const auto rows = static_cast<int64_t>(input.tokens.size());
-    ONGGI_CHECK(rows > 0);
-    check_ids(model, input.tokens.data(), rows);
-    tokens += rows;
-    longest_rows = std::max(longest_rows, rows);
-    longest = std::max(longest, input.sequence->length() + rows);
-    page_stride = std::max(page_stride, static_cast<int64_t>(input.sequence->pages().size()));
-  }
-  constexpr uint64_t kShortest = 256;
-  longest = static_cast<int64_t>(std::bit_ceil(std::max(static_cast<uint64_t>(longest), kShortest)));
-  page_stride = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(page_stride)));
-  wanted_at_ = 3 * tokens + 3 * sequences;
-  pages_at_ = wanted_at_ + wanted;
-  words_.assign(static_cast<size_t>(pages_at_ + sequences * page_stride), 0);
-  add_tokens(inputs);
-  add_sequences(inputs);
-}
-
-void PassData::add_tokens(std::span<const SequenceInput> inputs) {
-  int32_t* ids = words_.data();
-  int32_t* positions = ids + tokens;
-  int32_t* sequence = positions + tokens;
-  int32_t* wanted_row = words_.data() + wanted_at_;
-  int32_t row = 0;
-  for (size_t s = 0; s < inputs.size(); ++s) {
-    const SequenceInput& input = inputs[s];
-    for (size_t i = 0; i < input.tokens.size(); ++i, ++row) {
-      ids[row] = input.tokens[i];
-      positions[row] = static_cast<int32_t>(input.sequence->length()) + static_cast<int32_t>(i);
-      sequence[row] = static_cast<int32_t>(s);
-      const bool last = i + 1 == input.tokens.size();
-      if (input.logits == SequenceInput::Logits::kAll ||
-          (input.logits == SequenceInput::Logits::kLast && last))
-        *wanted_row++ = row;
-    }
-  }
-}
-
-void PassData::add_sequences(std::span<const SequenceInput> inputs) {
-  int32_t* first_row = words_.data() + 3 * tokens;
-  int32_t* rows = first_row + sequences;
-  int32_t* past = rows + sequences;
-  int32_t* pages = words_.data() + pages_at_;
-  int32_t row = 0;
-  for (size_t s = 0; s < inputs.size(); ++s) {
-    const SequenceInput& input = inputs[s];
-    first_row[s] = row;
-    rows[s] = static_cast<int32_t>(input.tokens.size());
-    past[s] = static_cast<int32_t>(input.sequence->length());
-    row += rows[s];
-    const std::span<const int32_t> own = input.sequence->pages();
-    std::copy(own.begin(), own.end(), pages + static_cast<int64_t>(s) * page_stride);
-  }
-}
+enum HostSlot { kHostLogits, kHostTop, kHostPassData };
 
 // One pass over the model.
 class Pass {
@@ -146,6 +48,10 @@ class Pass {
   void copy_in() {
     compute_.stream().copy_in(words_, data_.words().data(), data_.words().size() * sizeof(int32_t));
   }
+  // The same from memory that keeps its address.
+  void copy_in_from(const int32_t* words) {
+    compute_.stream().copy(words_, words, data_.words().size() * sizeof(int32_t));
+  }
   // Queues everything up to the logits. Returns them: f32 [M, V] on the device, null where none are wanted.
   float* run();
 
@@ -162,6 +68,7 @@ class Pass {
   }
   Activation activations(Slot slot, int64_t width) { return activations(slot, data_.tokens, width); }
   void block(int64_t index);
+  float* logits();
   void attention(int64_t index, Activation q, Activation k, Activation v, Activation attended);
   AdaptedLinearArgs linears(Linears roles, int64_t index, Activation x,
                             std::initializer_list<Activation> outs);
@@ -260,41 +167,103 @@ void Pass::block(int64_t index) {
 float* Pass::run() {
   run_embedding(model_, compute_, data_.ids(words_), data_.tokens, x_);
   for (int64_t index = 0; index < config_.num_layers; ++index) block(index);
+  return data_.wanted == 0 ? nullptr : logits();
+}
+
+float* Pass::logits() {
   const int64_t rows = data_.wanted, width = config_.hidden_size;
-  if (rows == 0) return nullptr;
-  float* selected = floats(kSelected, rows * width);
-  compute_.ops.gather_rows(
-      compute_.context,
-      {.x = x_, .rows = data_.wanted_rows(words_), .count = rows, .width = width, .out = selected});
-  const Activation normed = activations(kSelectedNormed, rows, width);
-  run_rms_norm(model_, compute_, selected, model_.final_norm, rows, normed, nullptr);
+  float* selected = x_;
+  if (rows != data_.tokens) {
+    selected = floats(kSelected, rows * width);
+    compute_.ops.gather_rows(
+        compute_.context,
+        {.x = x_, .rows = data_.wanted_rows(words_), .count = rows, .width = width, .out = selected});
+  }
   float* logits = floats(kLogitsOut, rows * config_.vocab_size);
-  run_linear(compute_, model_.lm_head, normed, rows, logits);
+  AdaptedLinearArgs head;
+  head.x = selected;
+  head.x_stride = width;
+  head.tokens = rows;
+  head.count = 1;
+  head.precision = compute_.precision;
+  head.norm = model_.final_norm;
+  head.epsilon = static_cast<float>(config_.rms_norm_eps);
+  head.normed = activations(kSelectedNormed, rows, width);
+  head.members[0].weight = model_.lm_head;
+  head.members[0].out = logits;
+  run_adapted_linear(compute_.ops, compute_.context, head);
   return logits;
 }
 
+// Where the likeliest tokens of a pass go: host memory that the device writes directly.
+class TopOutput {
+ public:
+  // count 0: none are wanted.
+  TopOutput(InferenceBuffers& buffers, int64_t rows, int64_t count) : rows_(rows), count_(count) {
+    if (count == 0) return;
+    const int64_t bytes = (2 * rows * count + rows) * static_cast<int64_t>(sizeof(float));
+    values_ = static_cast<float*>(buffers.get_host(kHostTop, bytes));
+  }
+  void queue(const Compute& compute, const float* logits, int64_t vocabulary) const {
+    if (count_ == 0) return;
+    compute.ops.top_logits(compute.context, {.logits = logits,
+                                             .rows = rows_,
+                                             .vocabulary = vocabulary,
+                                             .count = count_,
+                                             .values = values_,
+                                             .ids = ids(),
+                                             .log_sum_exp = log_sum_exp()});
+  }
+  TopLogits result() const { return {count_, values_, ids(), log_sum_exp()}; }
+  int64_t count() const { return count_; }
+
+ private:
+  int32_t* ids() const { return reinterpret_cast<int32_t*>(values_ + rows_ * count_); }
+  float* log_sum_exp() const { return values_ + 2 * rows_ * count_; }
+
+  int64_t rows_, count_;
+  float* values_ = nullptr;
+};
+
 // Queues the pass and returns its logits on the device. Passes of one new token a sequence are recorded when
-// they come again, where the device can.
+// they come again, where the device can: the host then gives a step one call, and the device goes from its
+// table to its likeliest tokens without it.
 float* queue(const Model& model, const Compute& compute, KvCache& cache,
-             std::span<const SequenceInput> inputs, InferenceBuffers& buffers) {
+             std::span<const SequenceInput> inputs, InferenceBuffers& buffers, const TopOutput& top) {
   const PassData data(model, inputs);
   Pass pass(model, compute, cache, data, buffers);
-  pass.copy_in();
+  const auto run = [&] {
+    float* logits = pass.run();
+    top.queue(compute, logits, model.config.vocab_size);
+    return logits;
+  };
   const auto advance = [&](float* logits) {
     for (const SequenceInput& input : inputs)
       input.sequence->advance(static_cast<int64_t>(input.tokens.size()));
     return logits;
   };
+  const auto run_now = [&] {
+    pass.copy_in();
+    return advance(run());
+  };
   const bool decodes = data.tokens == data.sequences && data.wanted == data.sequences;
-  if (!decodes) return advance(pass.run());
-  const InferenceBuffers::PassKey key{data.sequences, data.longest, data.page_stride, data.wanted};
-  if (buffers.recorded(key).runs++ == 0) return advance(pass.run());
+  if (!decodes) return run_now();
+  const auto bytes = static_cast<int64_t>(data.words().size() * sizeof(int32_t));
+  auto* words = static_cast<int32_t*>(buffers.get_host(kHostPassData, bytes));
+  const InferenceBuffers::PassKey key{data.sequences, data.longest, data.page_stride, data.wanted,
+                                      top.count()};
+  if (buffers.recorded(key).runs++ == 0) return run_now();
   Stream& stream = compute.stream();
   auto& recording = buffers.recorded(key).recording;
   if (recording == nullptr) {
-    recording = stream.record([&] { pass.run(); });
-    if (recording == nullptr) return advance(pass.run());
+    recording = stream.record([&] {
+      pass.copy_in_from(words);
+      run();
+    });
+    if (recording == nullptr) return run_now();
   }
+  // Who queued the last replay has waited for its results.
+  std::copy(data.words().begin(), data.words().end(), words);
   stream.replay(*recording);
   return advance(static_cast<float*>(
       buffers.get(kLogitsOut, data.wanted * model.config.vocab_size * static_cast<int64_t>(sizeof(float)))));
@@ -313,10 +282,11 @@ int64_t logit_rows(std::span<const SequenceInput> inputs) {
 
 const float* infer(const Model& model, const Compute& compute, KvCache& cache,
                    std::span<const SequenceInput> inputs, InferenceBuffers& buffers) {
-  const float* logits = queue(model, compute, cache, inputs, buffers);
-  if (logits == nullptr || compute.stream().device().kind == DeviceKind::kCpu) return logits;
+  const bool stays = compute.stream().device().kind == DeviceKind::kCpu;
   const auto bytes = logit_rows(inputs) * model.config.vocab_size * static_cast<int64_t>(sizeof(float));
-  void* host = buffers.get_host(kHostLogits, bytes);
+  void* host = stays ? nullptr : buffers.get_host(kHostLogits, bytes);
+  const float* logits = queue(model, compute, cache, inputs, buffers, TopOutput(buffers, 0, 0));
+  if (logits == nullptr || stays) return logits;
   compute.stream().copy(host, logits, static_cast<size_t>(bytes));
   compute.stream().synchronize();
   return static_cast<const float*>(host);
@@ -324,24 +294,12 @@ const float* infer(const Model& model, const Compute& compute, KvCache& cache,
 
 TopLogits infer_top(const Model& model, const Compute& compute, KvCache& cache,
                     std::span<const SequenceInput> inputs, InferenceBuffers& buffers, int64_t count) {
-  const int64_t rows = logit_rows(inputs), pairs = rows * count;
+  const int64_t rows = logit_rows(inputs);
   ONGGI_CHECK(rows > 0 && count > 0 && count <= kMaxTopLogits && compute.ops.top_logits != nullptr);
-  // Values, ids and sums in one piece, so that one copy brings them.
-  const auto words = [&](int64_t at) { return at * static_cast<int64_t>(sizeof(float)); };
-  const int64_t total = words(2 * pairs + rows);
-  auto* device = static_cast<float*>(buffers.get(kTopLogits, total));
-  auto* host = static_cast<float*>(buffers.get_host(kHostTop, total));
-  const float* logits = queue(model, compute, cache, inputs, buffers);
-  compute.ops.top_logits(compute.context, {.logits = logits,
-                                           .rows = rows,
-                                           .vocabulary = model.config.vocab_size,
-                                           .count = count,
-                                           .values = device,
-                                           .ids = reinterpret_cast<int32_t*>(device + pairs),
-                                           .log_sum_exp = device + 2 * pairs});
-  compute.stream().copy(host, device, static_cast<size_t>(total));
+  const TopOutput top(buffers, rows, count);
+  queue(model, compute, cache, inputs, buffers, top);
   compute.stream().synchronize();
-  return {count, host, reinterpret_cast<const int32_t*>(host + pairs), host + 2 * pairs};
+  return top.result();
 }
 
 const float* logits_row(const Model& model, const Compute& compute, InferenceBuffers& buffers, int64_t row) {

@@ -79,14 +79,14 @@ class InferenceBuffers {
   explicit InferenceBuffers(Stream& stream = cpu_stream()) : stream_(&stream) {}
 
   // At least `bytes` of slot `slot`, on the device or (host slots) where both sides reach it. Growing a slot
-  // drops the recordings.
+  // drops the recordings, which hold addresses.
   void* get(int slot, int64_t bytes);
   void* get_host(int slot, int64_t bytes);
   uint64_t bytes() const;
 
   // A pass that may be recorded: what its launches depend on besides the contents of memory.
   struct PassKey {
-    int64_t sequences, longest, page_stride, wanted;
+    int64_t sequences, longest, page_stride, wanted, top_logits;
     auto operator<=>(const PassKey&) const = default;
   };
   struct Recorded {

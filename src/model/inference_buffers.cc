@@ -7,6 +7,7 @@ void* InferenceBuffers::grow(std::vector<Buffer>& slots, int slot, size_t bytes,
   if (slots.size() <= static_cast<size_t>(slot)) slots.resize(static_cast<size_t>(slot) + 1);
   Buffer& memory = slots[static_cast<size_t>(slot)];
   if (memory.bytes() < bytes) {
+    recordings_.clear();
     memory.reset();  // first, so that old and new do not add up
     memory = (stream_->*allocate)(bytes);
   }
@@ -14,9 +15,6 @@ void* InferenceBuffers::grow(std::vector<Buffer>& slots, int slot, size_t bytes,
 }
 
 void* InferenceBuffers::get(int slot, int64_t bytes) {
-  const auto index = static_cast<size_t>(slot);
-  // Recordings hold the address.
-  if (index >= slots_.size() || slots_[index].bytes() < static_cast<size_t>(bytes)) recordings_.clear();
   return grow(slots_, slot, static_cast<size_t>(bytes), &Stream::allocate);
 }
 

@@ -2,11 +2,12 @@
 //
 // A row is cut into segments of 8192 logits, a block each, so that one row too uses many SMs. A block holds
 // its segment in registers. The count-th largest of its threads' own maxima bounds the count-th largest logit
-// from below, and is found by bisection over bits, one counting barrier each; what reaches the bound (a few
-// more than count logits) is ranked by comparing all with all. A second kernel does the same with the best of
-// a row's segments. Where too many reach the bound (equal logits, or the best all in few threads), the exact
-// bound is bisected over all logits, and over ids among equals.
+// from below, and is found by bisection over bits, one counting barrier each (over ids too where maxima are
+// equal); what reaches the bound (a few more than count logits) is ranked by comparing all with all. A second
+// kernel does the same with the best of a row's segments. Where too many reach the bound (the best all in few
+// threads), the exact bound is bisected over all logits, and over ids among equals.
 #include <algorithm>
+#include <bit>
 
 #include "kernels/cuda/activation.cuh"
 #include "kernels/cuda/cuda.h"
@@ -110,16 +111,30 @@ __device__ __noinline__ void collect_exactly(const Elements& elements, int count
 
 // Calls take(rank, entry) for the best `count` of the block's elements (all, where there are fewer), rank 0
 // the best, each from one thread. Returns how many there were.
+// Ids are below 2^id_bits.
 template <typename Take>
-__device__ __forceinline__ int take_best(const Elements& elements, int count, Found& found,
+__device__ __forceinline__ int take_best(const Elements& elements, int count, int id_bits, Found& found,
                                          const Take& take) {
-  uint32_t best = 0;
+  uint64_t best = 0;
 #pragma unroll
-  for (const uint32_t key : elements.keys) best = max(best, key);
+  for (int i = 0; i < kPerThread; ++i) {
+    const uint64_t entry = elements.keys[i] != 0 ? entry_of(elements.keys[i], elements.ids[i]) : 0;
+    best = max(best, entry);
+  }
+  const uint32_t key = key_of_entry(best), id = id_of_entry(best);
   const uint32_t bound =
-      bisect(32, count, [best](uint32_t least) { return __syncthreads_count(best >= least); });
+      bisect(32, count, [key](uint32_t least) { return __syncthreads_count(key >= least); });
+  // Of equal logits only as many as are wanted: where few values repeat, thousands of them would be ranked.
+  uint32_t last_id = 0xFFFFFFFFu;
+  if (bound != 0 && __syncthreads_count(key >= bound) > count) {
+    const uint32_t top_id = (1u << id_bits) - 1;
+    last_id = top_id - bisect(id_bits, count, [=](uint32_t least) {
+                return __syncthreads_count(key > bound || (key == bound && top_id - id >= least));
+              });
+  }
   collect(
-      elements, [bound](uint32_t key, uint32_t) { return key >= bound; }, found);
+      elements,
+      [bound, last_id](uint32_t k, uint32_t i) { return k > bound || (k == bound && i <= last_id); }, found);
   if (found.count > kMaxFound) {
     __syncthreads();                      // all have read the count that is now made anew
     const Elements in_memory = elements;  // so that only this rare path needs their addresses
@@ -146,7 +161,7 @@ struct PartialSum {
 struct SegmentArgs {
   const float* logits;  // f32 [rows, V]
   int64_t vocabulary;
-  int count;
+  int count, id_bits;
   bool aligned;      // rows are whole quads at addresses divisible by 16
   uint64_t* best;    // [rows, count, segments]; 0: none
   PartialSum* sums;  // [rows, segments]
@@ -202,9 +217,9 @@ __global__ void __launch_bounds__(kThreads) best_of_segments_kernel(SegmentArgs 
   const unsigned segments = gridDim.x;
   if (threadIdx.x == 0) args.sums[blockIdx.y * segments + blockIdx.x] = sum;
   uint64_t* best = args.best + int64_t{blockIdx.y} * args.count * segments + blockIdx.x;
-  const int taken = take_best(elements, args.count, found, [best, segments](int rank, uint64_t entry) {
-    best[static_cast<unsigned>(rank) * segments] = entry;
-  });
+  const int taken = take_best(
+      elements, args.count, args.id_bits, found,
+      [best, segments](int rank, uint64_t entry) { best[static_cast<unsigned>(rank) * segments] = entry; });
   for (int rank = taken + static_cast<int>(threadIdx.x); rank < args.count; rank += kThreads)
     best[static_cast<unsigned>(rank) * segments] = 0;
 }
@@ -213,7 +228,7 @@ struct RowArgs {
   const uint64_t* best;  // [rows, count, segments]: neighbours are of equal rank, so that the best of all lie
                          // in different threads
   const PartialSum* sums;
-  int segments, count;
+  int segments, count, id_bits;
   float* values;
   int32_t* ids;
   float* log_sum_exp;
@@ -244,7 +259,7 @@ __global__ void __launch_bounds__(kThreads) best_of_rows_kernel(RowArgs args) {
   if (threadIdx.x == 0) args.log_sum_exp[row] = log_sum_exp;
   float* values = args.values + row * args.count;
   int32_t* ids = args.ids + row * args.count;
-  take_best(elements, args.count, found, [values, ids](int rank, uint64_t entry) {
+  take_best(elements, args.count, args.id_bits, found, [values, ids](int rank, uint64_t entry) {
     values[rank] = logit_of(key_of_entry(entry));
     ids[rank] = static_cast<int32_t>(id_of_entry(entry));
   });
@@ -259,6 +274,7 @@ void top_logits(const OpContext& context, const TopLogitsArgs& args) {
   const int64_t segments = blocks_for(args.vocabulary, kSegment), count = args.count;
   ONGGI_CHECK(segments <= kMaxSegments, "vocabulary of top_logits");
   ONGGI_CHECK(count >= 1 && count <= kMaxTopLogits && count <= args.vocabulary, "count of top_logits");
+  const int id_bits = std::bit_width(static_cast<uint64_t>(args.vocabulary - 1));
   const int64_t batch = std::min(args.rows, kRowsPerLaunch);
   const auto best_bytes = static_cast<size_t>(batch * count * segments) * sizeof(uint64_t);
   auto* best = static_cast<std::byte*>(
@@ -268,6 +284,7 @@ void top_logits(const OpContext& context, const TopLogitsArgs& args) {
     const SegmentArgs of_segments{.logits = args.logits + begin * args.vocabulary,
                                   .vocabulary = args.vocabulary,
                                   .count = static_cast<int>(count),
+                                  .id_bits = id_bits,
                                   .aligned = args.vocabulary % 4 == 0 && is_vector_aligned(args.logits),
                                   .best = reinterpret_cast<uint64_t*>(best),
                                   .sums = reinterpret_cast<PartialSum*>(best + best_bytes)};
@@ -280,6 +297,7 @@ void top_logits(const OpContext& context, const TopLogitsArgs& args) {
                           .sums = of_segments.sums,
                           .segments = static_cast<int>(segments),
                           .count = static_cast<int>(count),
+                          .id_bits = id_bits,
                           .values = args.values + begin * count,
                           .ids = args.ids + begin * count,
                           .log_sum_exp = args.log_sum_exp + begin};
