@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "infer/hidden_head.h"
 #include "infer/prefix_cache.h"
 #include "infer/sequence.h"
 
@@ -45,7 +46,10 @@ class ModelRunner : public StepRunner {
  public:
   ModelRunner(std::shared_ptr<const Model> model, ComputeDevice& device, ThreadPool& threads,
               Precision precision)
-      : model_(std::move(model)), session_(device, threads, precision), buffers_(device.stream()) {}
+      : model_(std::move(model)),
+        session_(device, threads, precision),
+        buffers_(device.stream()),
+        hidden_buffers_(device.stream()) {}
 
   const float* run(KvCache& cache, std::span<const SequenceInput> inputs) override {
     return infer(*model_, session_.compute(), cache, inputs, buffers_);
@@ -59,12 +63,19 @@ class ModelRunner : public StepRunner {
   const float* row_of_last_top(int64_t row) override {
     return logits_row(*model_, session_.compute(), buffers_, row);
   }
+  // Made at the first request for an embedding: most services never see one.
+  const float* run_hidden(KvCache& cache, std::span<const SequenceInput> inputs) override {
+    if (!hidden_head_) hidden_head_.emplace(*model_, session_.compute());
+    return infer(hidden_head_->model(), session_.compute(), cache, inputs, hidden_buffers_);
+  }
   Stream& stream() override { return session_.compute().stream(); }
 
  private:
   std::shared_ptr<const Model> model_;
   ComputeSession session_;
   InferenceBuffers buffers_;
+  std::optional<HiddenHead> hidden_head_;
+  InferenceBuffers hidden_buffers_;  // recordings of passes belong to one model
 };
 
 EngineOptions chosen(const ModelConfig& config, EngineOptions options) {
@@ -158,6 +169,7 @@ struct Engine::Impl {
   int64_t top_logits_for_all(const std::vector<Sequence*>& sequences) const;
   void give_logits(const std::vector<Sequence*>& sequences, const float* logits);
   void give_top_logits(const std::vector<Sequence*>& sequences, const TopLogits& top);
+  void give_hidden(const std::vector<Sequence*>& sequences, const float* hidden);
   void extend(Sequence* sequence, const std::function<std::optional<Ending>()>& next_token);
   void finish(Sequence* sequence, const Ending& ending);
   std::vector<SequenceLoad> loads() const;
@@ -294,18 +306,22 @@ void Engine::Impl::step() {
   drop_ended();
   admit();
   const StepPlan plan = plan_step(loads(), cache.free_pages() + prefixes.pages(), options.prefill_chunk);
-  std::vector<Sequence*> sequences;
-  std::vector<int64_t> tokens;
+  // Answers and embeddings read different rows of the model, so each has a pass of its own.
+  std::vector<Sequence*> sequences[2];
+  std::vector<int64_t> tokens[2];
   for (size_t i = 0; i < active.size() - plan.preempted; ++i) {
     if (plan.tokens[i] == 0) continue;
-    sequences.push_back(active[i].get());
-    tokens.push_back(plan.tokens[i]);
+    const size_t kind = active[i]->wants_embedding() ? 1 : 0;
+    sequences[kind].push_back(active[i].get());
+    tokens[kind].push_back(plan.tokens[i]);
   }
+  const size_t batch = sequences[0].size() + sequences[1].size();
   preempt(plan.preempted);
   while (cache.free_pages() < plan.new_pages && prefixes.evict()) {
   }
-  if (!sequences.empty()) run_pass(sequences, tokens);
-  publish(watch.seconds(), sequences.size());
+  for (const size_t kind : {0, 1})
+    if (!sequences[kind].empty()) run_pass(sequences[kind], tokens[kind]);
+  publish(watch.seconds(), batch);
 }
 
 // Ends what was cancelled or is too late, in work and in the queue.
@@ -367,7 +383,8 @@ void Engine::Impl::preempt(size_t count) {
   }
 }
 
-// One pass. Where it throws with several sequences each is tried alone, so that only the one at fault fails.
+// One pass, of answers or of embeddings alone. Where it throws with several sequences each is tried alone, so
+// that only the one at fault fails.
 void Engine::Impl::run_pass(const std::vector<Sequence*>& sequences, const std::vector<int64_t>& tokens) {
   std::vector<SequenceInput> inputs;
   std::vector<int64_t> before;
@@ -384,8 +401,9 @@ void Engine::Impl::run_pass(const std::vector<Sequence*>& sequences, const std::
     if (last) with_logits.push_back(&sequence);
   }
   try {
-    const int64_t count = top_logits_for_all(with_logits);
-    if (count > 0) {
+    if (sequences.front()->wants_embedding()) {
+      give_hidden(with_logits, runner->run_hidden(cache, inputs));
+    } else if (const int64_t count = top_logits_for_all(with_logits); count > 0) {
       give_top_logits(with_logits, runner->run_top(cache, inputs, count));
     } else {
       give_logits(with_logits, runner->run(cache, inputs));
@@ -430,6 +448,13 @@ void Engine::Impl::give_top_logits(const std::vector<Sequence*>& sequences, cons
     };
     extend(sequences[i], [&] { return sequences[i]->extend(row, whole_row, config.eos_token_ids); });
   }
+}
+
+// hidden [sequences, C].
+void Engine::Impl::give_hidden(const std::vector<Sequence*>& sequences, const float* hidden) {
+  const auto width = static_cast<size_t>(config.hidden_size);
+  for (size_t i = 0; i < sequences.size(); ++i)
+    finish(sequences[i], sequences[i]->take_embedding({hidden + i * width, width}));
 }
 
 // Throws nothing: what goes wrong ends its own sequence.

@@ -32,6 +32,8 @@ std::string_view name_of(FinishReason reason);
 
 struct GenerationRequest {
   std::vector<int32_t> prompt;  // at least one token
+  // kEmbedding: nothing is written; the result has what the model made of the prompt's last token.
+  enum class Want { kAnswer, kEmbedding } want = Want::kAnswer;
   SamplingParams sampling;
   std::optional<int64_t> max_new_tokens;  // absent: until the context is full
   std::vector<std::string> stop;          // the text ends before the first of them; empty strings are refused
@@ -61,6 +63,8 @@ struct GenerationResult {
   int64_t cached_tokens = 0;     // of them, taken from the prefix cache
   int64_t generated_tokens = 0;  // with the eos token
   uint64_t seed = 0;             // that was drawn with
+  // Of kEmbedding: f32 [C], the last token's hidden state after the final norm.
+  std::vector<float> embedding;
   GenerationTimings timings;
 };
 
@@ -160,6 +164,8 @@ class StepRunner {
   virtual TopLogits run_top(KvCache&, std::span<const SequenceInput>, int64_t /*count*/) { return {}; }
   // A whole row f32 [V] of the last run_top(), in host memory until the next call.
   virtual const float* row_of_last_top(int64_t /*row*/) { return nullptr; }
+  // As run(), but the final hidden states, f32 [rows, C], in place of the logits. null: it cannot.
+  virtual const float* run_hidden(KvCache&, std::span<const SequenceInput>) { return nullptr; }
   // Where the KV cache goes.
   virtual Stream& stream() { return cpu_stream(); }
 };

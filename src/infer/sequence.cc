@@ -1,6 +1,7 @@
 #include "infer/sequence.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "base/text.h"
@@ -53,6 +54,16 @@ std::optional<Ending> Sequence::extend(const TopRow& top,
   return take(std::move(*token), eos_ids);
 }
 
+Ending Sequence::take_embedding(std::span<const float> hidden) {
+  for (const float value : hidden)
+    if (!std::isfinite(value))
+      return {FinishReason::kError, text("the model's numbers are not finite; its file may be damaged"),
+              ExitCode::kWorkFailed};
+  embedding_.assign(hidden.begin(), hidden.end());
+  last_token_time_ = first_token_ = clock_.seconds();
+  return {FinishReason::kStop, {}};
+}
+
 std::optional<Ending> Sequence::take(SampledToken token, const std::vector<int64_t>& eos_ids) {
   last_token_time_ = clock_.seconds();
   if (!first_token_) first_token_ = last_token_time_;
@@ -91,6 +102,7 @@ GenerationResult Sequence::result(const Ending& ending) const {
   result.cached_tokens = cached_tokens_;
   result.generated_tokens = generated();
   result.seed = sampler_.seed();
+  result.embedding = embedding_;
   GenerationTimings& times = result.timings;
   times.total = clock_.seconds();
   times.queue = begun_.value_or(times.total);

@@ -44,6 +44,7 @@ class Sequence {
   void begin(KvSequence kv);
   // Gives the place in the cache back, to begin again later.
   void preempt() { kv_.reset(); }
+  bool wants_embedding() const { return request_.want == GenerationRequest::Want::kEmbedding; }
   bool holds_kv() const { return kv_.has_value(); }
   KvSequence& kv() { return *kv_; }
 
@@ -56,6 +57,9 @@ class Sequence {
                                const std::vector<int64_t>& eos_ids);
   // How many of the likeliest logits extend() can do with, at most `limit`; 0: it needs the whole row.
   int64_t top_logits_wanted(int64_t limit, int64_t vocabulary) const;
+
+  // Takes the hidden state [C] of the last token, which is all that was wanted.
+  Ending take_embedding(std::span<const float> hidden);
 
   // What the client is told at the end.
   GenerationResult result(const Ending& ending) const;
@@ -77,7 +81,8 @@ class Sequence {
   int64_t cached_tokens_ = 0;
   std::string last_text_;                 // for the last event
   std::vector<SampledToken> last_token_;  // likewise
-  Stopwatch clock_;                       // since submit()
+  std::vector<float> embedding_;
+  Stopwatch clock_;  // since submit()
   bool sent_ = false;
   std::optional<double> begun_, first_token_, last_token_time_;
 };

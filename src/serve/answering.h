@@ -21,6 +21,8 @@ class RequestRecorder {
 
   void set_status(int status) { record_.status = status; }
   void set_results(const std::vector<std::optional<GenerationResult>>& results);
+  // Of a request that asks for no text.
+  void set_prompt_tokens(int64_t tokens) { record_.prompt_tokens = tokens; }
   // Called at the end with the tokens of prompt and answer, however the request ended.
   void on_end(std::function<void(int64_t)> count) { count_ = std::move(count); }
 

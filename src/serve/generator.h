@@ -75,6 +75,7 @@ class Generator {
   // Throws RequestError: 400 for what is wrong with the query (a prompt longer than the context too), 503
   // when the queue is full or the engine stops.
   RunningAnswer start(const Query& query) const;
+  std::chrono::seconds request_timeout() const { return request_timeout_; }
 
  private:
   GenerationRequest make_request(const Query& query, const PreparedPrompt& prompt, int64_t choice) const;

@@ -9,6 +9,7 @@
 #include "serve/access.h"
 #include "serve/anthropic_api.h"
 #include "serve/chat_api.h"
+#include "serve/embeddings.h"
 #include "serve/ollama_api.h"
 #include "serve/openai_api.h"
 #include "serve/request_error.h"
@@ -199,8 +200,50 @@ HttpResponse refuse_ollama_change(const Call&) {
                           "use onggi or Ollama for that"));
 }
 
-HttpResponse refuse_embeddings(const Call&) {
-  throw RequestError(501, "", text("this model writes text and makes no embeddings; use an embedding model"));
+// Copies and deletions of models that are not here fail as they do with Ollama.
+HttpResponse refuse_ollama_change_of(const Call& call, const char* field) {
+  const auto loaded = require_model(call);
+  const Json body = parse_request_body(call.request.body);
+  const Fields fields(body);
+  const auto old_name = fields.string("name");
+  const std::string name =
+      old_name && fields.find(field) == nullptr ? *old_name : fields.require_string(field);
+  if (!is_served(loaded->served, name)) fail_unknown_model(name, loaded->served);
+  return refuse_ollama_change(call);
+}
+HttpResponse delete_ollama_model(const Call& call) { return refuse_ollama_change_of(call, "model"); }
+HttpResponse copy_ollama_model(const Call& call) { return refuse_ollama_change_of(call, "source"); }
+
+// Clients ask whether a blob is here before they send it.
+HttpResponse get_ollama_blob(const Call&) {
+  throw RequestError(404, "", text("there is no such blob; this service keeps none"));
+}
+
+using ParseEmbeddings = EmbeddingQuery (*)(const Json&, const LoadedModel&, const ServedModel&);
+Embeddings embed_for(const Call& call, const LoadedService& loaded, const Json& body, ParseEmbeddings parse) {
+  const EmbeddingQuery query = parse(body, loaded.model, loaded.served);
+  return embed(query, {*loaded.engine, loaded.generator->request_timeout(), call.request, *call.recorder});
+}
+
+HttpResponse post_openai_embeddings(const Call& call) {
+  const auto loaded = require_model(call);
+  const Json body = parse_request_body(call.request.body);
+  const Embeddings embeddings = embed_for(call, *loaded, body, parse_openai_embeddings);
+  return json_response(openai_embeddings(body, named_model(body, *loaded), embeddings));
+}
+
+HttpResponse post_ollama_embed(const Call& call) {
+  const Stopwatch watch;
+  const auto loaded = require_model(call);
+  const Json body = parse_request_body(call.request.body);
+  const Embeddings embeddings = embed_for(call, *loaded, body, parse_ollama_embed);
+  return json_response(ollama_embed(named_model(body, *loaded), embeddings, watch.seconds()));
+}
+
+HttpResponse post_ollama_embeddings(const Call& call) {
+  const auto loaded = require_model(call);
+  const Json body = parse_request_body(call.request.body);
+  return json_response(ollama_embeddings(embed_for(call, *loaded, body, parse_ollama_embeddings)));
 }
 
 HttpResponse get_root(const Call& call) {
@@ -269,7 +312,7 @@ constexpr Route kRoutes[] = {
     {"POST", "/chat", "chat", post_chat, kCounted},
     {"POST", "/v1/chat/completions", "openai_chat", post_openai_chat, kCounted},
     {"POST", "/v1/completions", "openai_completions", post_openai_completion, kCounted},
-    {"POST", "/v1/embeddings", "openai_embeddings", refuse_embeddings},
+    {"POST", "/v1/embeddings", "openai_embeddings", post_openai_embeddings, kCounted},
     {"POST", "/v1/messages", "anthropic_messages", post_anthropic_messages, kCounted},
     {"POST", "/v1/messages/count_tokens", "anthropic_count", post_anthropic_count},
     {"GET", "/v1/models", "openai_models", get_openai_models},
@@ -281,13 +324,14 @@ constexpr Route kRoutes[] = {
     {"GET", "/api/ps", "ollama_info", get_ollama_ps},
     {"POST", "/api/show", "ollama_info", post_ollama_show},
     {"POST", "/api/pull", "ollama_info", post_ollama_pull},
-    {"POST", "/api/embed", "ollama_embed", refuse_embeddings},
-    {"POST", "/api/embeddings", "ollama_embed", refuse_embeddings},
+    {"POST", "/api/embed", "ollama_embed", post_ollama_embed, kCounted},
+    {"POST", "/api/embeddings", "ollama_embed", post_ollama_embeddings, kCounted},
     {"POST", "/api/push", "ollama_info", refuse_ollama_change},
     {"POST", "/api/create", "ollama_info", refuse_ollama_change},
-    {"POST", "/api/copy", "ollama_info", refuse_ollama_change},
-    {"DELETE", "/api/delete", "ollama_info", refuse_ollama_change},
+    {"POST", "/api/copy", "ollama_info", copy_ollama_model},
+    {"DELETE", "/api/delete", "ollama_info", delete_ollama_model},
     {"POST", "/api/blobs/*", "ollama_info", refuse_ollama_change},
+    {"GET", "/api/blobs/*", "ollama_info", get_ollama_blob},
     {"GET", "/metrics", "metrics", get_metrics},
     {"GET", "/dashboard/data", "dashboard", get_dashboard_data},
     {"GET", "/dashboard", "dashboard", get_dashboard},

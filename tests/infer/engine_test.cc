@@ -312,6 +312,42 @@ TEST(Engine, PrefixesAreReused) {
   EXPECT_EQ(idle_stats(engine).cached_tokens, 119u + 50 + 154 + 99);
 }
 
+// Embeddings share steps, pages and known prefixes with answers.
+TEST(Engine, EmbeddingsBesideAnswers) {
+  EngineOptions options;
+  options.max_batch = 4;
+  options.prefill_chunk = 16;
+  Fixture fixture(hash_of, options);
+  std::vector<Ticket> answers, embeddings;
+  for (int32_t i = 0; i < 3; ++i) {
+    answers.push_back(fixture.engine->submit(request(prompt_of(40, i), 20)));
+    GenerationRequest wanted = request(prompt_of(static_cast<size_t>(50 + i), i), 1);
+    wanted.want = GenerationRequest::Want::kEmbedding;
+    embeddings.push_back(fixture.engine->submit(std::move(wanted)));
+  }
+  for (int32_t i = 0; i < 3; ++i) {
+    const auto at = static_cast<size_t>(i);
+    const Generation embedded = wait_for(std::move(embeddings[at]));
+    EXPECT_EQ(embedded.result.reason, FinishReason::kStop) << embedded.result.error;
+    EXPECT_EQ(embedded.result.generated_tokens, 0);
+    EXPECT_EQ(embedded.result.prompt_tokens, 50 + i);
+    EXPECT_TRUE(embedded.tokens.empty());
+    const std::vector<float> expected = {static_cast<float>(50 + i),
+                                         static_cast<float>(hash_of(prompt_of(50 + at, i))), 0, 0};
+    EXPECT_EQ(embedded.result.embedding, expected);
+    const Generation answer = wait_for(std::move(answers[at]));
+    EXPECT_EQ(ids_of(answer), expected_ids(prompt_of(40, i), 20));
+    EXPECT_TRUE(answer.result.embedding.empty());
+  }
+  // The same text again: all but its last token is known.
+  GenerationRequest again = request(prompt_of(50, 0), 1);
+  again.want = GenerationRequest::Want::kEmbedding;
+  const Generation known = wait_for(fixture.engine->submit(std::move(again)));
+  EXPECT_EQ(known.result.cached_tokens, 49);
+  EXPECT_EQ(known.result.embedding[1], static_cast<float>(hash_of(prompt_of(50, 0))));
+  EXPECT_EQ(idle_stats(*fixture.engine).kv_pages_used, 0);
+}
+
 TEST(Engine, AFailingRequestFailsAlone) {
   Fixture fixture;
   std::latch queued(1);

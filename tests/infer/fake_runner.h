@@ -31,7 +31,28 @@ class FakeRunner : public StepRunner {
   FakeRunner(const ModelConfig& config, Next next) : config_(config), next_(std::move(next)) {}
 
   const float* run(KvCache& cache, std::span<const SequenceInput> inputs) override {
-    logits_.clear();
+    return rows(cache, inputs, [this](const std::vector<int32_t>& history) {
+      std::vector<float> row(static_cast<size_t>(config_.vocab_size), 0.0f);
+      row[static_cast<size_t>(next_(history))] = 20.0f;
+      return row;
+    });
+  }
+  // The length of the history, and the token that would follow.
+  const float* run_hidden(KvCache& cache, std::span<const SequenceInput> inputs) override {
+    return rows(cache, inputs, [this](const std::vector<int32_t>& history) {
+      std::vector<float> row(static_cast<size_t>(config_.hidden_size), 0.0f);
+      row[0] = static_cast<float>(history.size());
+      row[1] = static_cast<float>(next_(history));
+      return row;
+    });
+  }
+
+  std::function<void(std::span<const SequenceInput>)> before_run;  // called on the engine's thread
+
+ private:
+  template <typename RowOf>
+  const float* rows(KvCache& cache, std::span<const SequenceInput> inputs, const RowOf& row_of) {
+    rows_.clear();
     if (before_run) before_run(inputs);
     for (const SequenceInput& input : inputs) {
       KvSequence& sequence = *input.sequence;
@@ -42,17 +63,11 @@ class FakeRunner : public StepRunner {
       if (input.logits == SequenceInput::Logits::kNone) continue;
       std::vector<int32_t> history;
       for (int64_t i = 0; i < sequence.length(); ++i) history.push_back(read(cache, sequence, i));
-      const int32_t id = next_(history);
-      const size_t row = logits_.size();
-      logits_.resize(row + static_cast<size_t>(config_.vocab_size), 0.0f);
-      logits_[row + static_cast<size_t>(id)] = 20.0f;
+      const std::vector<float> row = row_of(history);
+      rows_.insert(rows_.end(), row.begin(), row.end());
     }
-    return logits_.data();
+    return rows_.data();
   }
-
-  std::function<void(std::span<const SequenceInput>)> before_run;  // called on the engine's thread
-
- private:
   size_t element(const KvSequence& sequence, int64_t position) const {
     const int64_t page = sequence.pages()[position / kKvPageTokens];
     return static_cast<size_t>((page * kKvPageTokens + position % kKvPageTokens) * config_.kv_size());
@@ -76,7 +91,7 @@ class FakeRunner : public StepRunner {
 
   ModelConfig config_;
   Next next_;
-  std::vector<float> logits_;
+  std::vector<float> rows_;
 };
 
 }  // namespace onggi

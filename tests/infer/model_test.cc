@@ -74,6 +74,33 @@ TEST_F(OnggiMini, ContinuesAsTransformersDoes) {
   }
 }
 
+// What the output matrix makes of an embedding are the logits of the text's last token.
+TEST_F(OnggiMini, AnEmbeddingIsWhatTheOutputMatrixReads) {
+  const auto running = engine();
+  const Model& model = *loaded_->model;
+  const auto width = static_cast<size_t>(model.config.hidden_size);
+  ComputeSession session(device_, *threads_, Precision::kF32);
+  for (const Json& one : generations()) {
+    const auto ids = one.at("prompt_ids").get<std::vector<int32_t>>();
+    GenerationRequest request = greedy(ids, 1);
+    request.want = GenerationRequest::Want::kEmbedding;
+    const Generation embedded = wait_for(running->submit(std::move(request)));
+    const std::vector<float>& hidden = embedded.result.embedding;
+    ASSERT_EQ(hidden.size(), width) << embedded.result.error;
+    const std::vector<float> logits =
+        logit_rows_of(model, session.compute(), ids, static_cast<int64_t>(ids.size()) - 1, ScoreOptions{});
+    ASSERT_EQ(model.lm_head.dtype, DType::kBF16);
+    const auto* matrix = static_cast<const uint16_t*>(model.lm_head.data);
+    double worst = 0;
+    for (size_t v = 0; v < logits.size(); ++v) {
+      double product = 0;
+      for (size_t k = 0; k < width; ++k) product += double{hidden[k]} * bf16_to_f32(matrix[v * width + k]);
+      worst = std::max(worst, std::abs(product - logits[v]));
+    }
+    EXPECT_LT(worst, 1e-3) << one.at("prompt");
+  }
+}
+
 TEST_F(OnggiMini, FiveAtOnceEqualEachAlone) {
   EngineOptions options;
   options.max_batch = 5;

@@ -124,7 +124,19 @@ const tests = {
     assert.equal((await ollama.pull({ model: 'mini' })).status, 'success');
     assert.equal((await ollama.generate({ model: 'mini', prompt: '', keep_alive: 0 })).done_reason, 'unload');
     await assert.rejects(ollama.chat({ model: 'llama3', messages }), /not found, try pulling it first/);
-    await assert.rejects(ollama.embed({ model: 'mini', input: 'x' }), /embedding/);
+  },
+  async 'ollama and openai: embeddings'() {
+    const ollamas = await ollama.embed({ model: 'mini', input: ['안녕하세요', 'hello'] });
+    // The client asks for base64 and gives numbers.
+    const openais = await openai.embeddings.create({ model: 'mini', input: ['안녕하세요', 'hello'] });
+    assert.equal(openais.usage.prompt_tokens, ollamas.prompt_eval_count);
+    for (const [i, { embedding }] of openais.data.entries()) {
+      assert.equal(embedding.length, ollamas.embeddings[i].length);
+      const cosine = embedding.reduce((sum, value, k) => sum + value * ollamas.embeddings[i][k], 0);
+      assert.ok(Math.abs(cosine - 1) < 1e-3, `${cosine}`);
+    }
+    await assert.rejects(ollama.delete({ model: 'llama3' }), /not found/);
+    await assert.rejects(ollama.copy({ source: 'mini', destination: 'b' }), /serves one model/);
   },
   async 'anthropic: messages, whole and streamed, say what the others say'() {
     const request = { model: 'mini', max_tokens: 20, temperature: 0, messages };
