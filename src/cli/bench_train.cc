@@ -1,0 +1,142 @@
+// `onggi bench train`: a step of QLoRA training.
+#include "base/clock.h"
+#include "base/process.h"
+#include "base/text.h"
+#include "cli/bench.h"
+#include "model/training.h"
+
+namespace onggi {
+namespace {
+
+// A step of training as the trainer runs it: passes, the gradient's norm, the optimiser.
+class TrainingStep {
+ public:
+  TrainingStep(Model& model, const Compute& compute, const BenchOptions& options, int64_t length,
+               const TrainingPlan& plan)
+      : model_(model),
+        compute_(compute),
+        options_(options),
+        length_(length),
+        samples_(plan.tokens_per_pass / length),
+        passes_(options.micro_batch * options.accumulation / samples_),
+        bytes_(model.adapter->values.size() * sizeof(float)),
+        gradient_(compute.stream().allocate(bytes_)),
+        first_(compute.stream().allocate(bytes_)),
+        second_(compute.stream().allocate(bytes_)),
+        squares_(compute.stream().allocate(sizeof(double))),
+        memory_(model, compute, plan.tokens_per_pass, plan.policy) {
+    for (const Buffer* moment : {&first_, &second_}) compute.stream().fill_zero(moment->data(), bytes_);
+    for (int64_t sample = 0; sample <= samples_; ++sample)
+      starts_.push_back(static_cast<int32_t>(sample * length));
+  }
+
+  // Returns the mean loss.
+  double run(int64_t step, const std::vector<int32_t>& tokens, const std::vector<int32_t>& labels) {
+    Stream& stream = compute_.stream();
+    stream.fill_zero(gradient_.data(), bytes_);
+    const auto scale = 1.0f / static_cast<float>(passes_ * samples_ * (length_ - 1));
+    for (int64_t pass = 0; pass < passes_; ++pass) {
+      const DropoutState dropout{options_.dropout, 1, static_cast<uint64_t>(step * passes_ + pass)};
+      forward_backward(model_, compute_, {tokens, labels, starts_}, dropout, scale, memory_,
+                       gradient_.as<float>());
+    }
+    const auto elements = static_cast<int64_t>(model_.adapter->values.size());
+    compute_.ops.sum_of_squares(
+        compute_.context, {.x = gradient_.as<float>(), .elements = elements, .sum = squares_.as<double>()});
+    const double loss = memory_.take_loss_sum() * scale;
+    compute_.ops.adamw(compute_.context, {.weights = model_.adapter->device_values(),
+                                          .gradient = gradient_.as<float>(),
+                                          .first_moment = first_.as<float>(),
+                                          .second_moment = second_.as<float>(),
+                                          .elements = elements,
+                                          .sum_of_squares = squares_.as<double>(),
+                                          .max_norm = 1.0,
+                                          .learning_rate = 2e-4f,
+                                          .beta1 = 0.9f,
+                                          .beta2 = 0.999f,
+                                          .epsilon = 1e-8f,
+                                          .weight_decay = 0,
+                                          .step = step + 1});
+    stream.synchronize();
+    return loss;
+  }
+
+ private:
+  Model& model_;
+  const Compute& compute_;
+  const BenchOptions& options_;
+  int64_t length_;
+  int64_t samples_, passes_;  // of a pass, of a step
+  size_t bytes_;
+  Buffer gradient_, first_, second_, squares_;
+  TrainingMemory memory_;
+  std::vector<int32_t> starts_;
+};
+
+}  // namespace
+
+TrainingPlan Bench::training_plan(const Model& model, int64_t length) {
+  Config config;
+  config.training.gradient_accumulation_steps = options_.accumulation;
+  config.training.per_device_train_batch_size = options_.micro_batch;
+  const uint64_t on_device = device_.stream().allocated_bytes();
+  TrainingNeeds needs{.model = config_};
+  needs.format =
+      TrainingFormat::of(compute_.ops, device_.device().kind, compute_.precision, model.adapter->rank());
+  needs.weight_bytes = on_device > 0 ? on_device : model.weight_bytes;
+  needs.lora_parameters = model.adapter->values.size();
+  needs.rank = model.adapter->rank();
+  needs.longest_sample = length;
+  needs.samples_per_step = options_.accumulation * options_.micro_batch;
+  needs.threads = threads_.size();
+  if (options_.memory_budget.empty())
+    return plan_for(needs, options_.micro_batch * length,
+                    options_.recompute ? ActivationPolicy::kRecomputeBlocks : ActivationPolicy::kKeepAll);
+  const auto budget = parse_byte_size(options_.memory_budget);
+  if (!budget) throw UsageError(text("--memory-budget takes a size such as \"8GiB\""));
+  needs.budget_bytes = budget->bytes;
+  return plan_training(config, needs);
+}
+
+void Bench::train() {
+  const int64_t length = options_.tokens > 0 ? options_.tokens : 256;
+  const int64_t samples = options_.accumulation * options_.micro_batch;
+  const auto model = random_model(config_, body("nf4"), 1, device_.placement());
+  model->adapter = std::make_shared<LoraParameters>(config_, lora_target_roles(), 16, 16.0);
+  model->adapter->initialise(1);
+  const TrainingPlan plan = training_plan(*model, length);
+  const int64_t pass_tokens = plan.tokens_per_pass;
+  model->adapter->place(device_.stream());
+  device_.stream().reset_peak();
+  std::vector<double> seconds;
+  double loss = 0;
+  {
+    TrainingStep step(*model, compute_, options_, length, plan);
+    const std::vector<int32_t> tokens = random_tokens(pass_tokens, 1);
+    // All tokens but the last of each sample carry a label: the dearest case.
+    std::vector<int32_t> labels(tokens.begin() + 1, tokens.end());
+    labels.push_back(-100);
+    for (int64_t end = length; end <= pass_tokens; end += length) labels[static_cast<size_t>(end - 1)] = -100;
+    for (int64_t repeat = 0; repeat <= options_.repeats; ++repeat) {  // the first one warms up
+      const Stopwatch watch;
+      loss = step.run(repeat, tokens, labels);
+      if (repeat > 0) seconds.push_back(watch.seconds());
+    }
+  }
+  const double rate = static_cast<double>(samples * length) / median(seconds);
+  const uint64_t peak = device_.is_gpu() ? device_.stream().peak_bytes() : peak_memory_bytes();
+  // Forward and the input's gradient: two products of two operations a weight each.
+  const double operations = 4.0 * (body_weights(config_) + head_weights(config_));
+  const double limit = product_rate(compute_);
+  add(text("training, {} samples of {} tokens, {} a pass, rank 16", samples, length, pass_tokens / length),
+      rate, "tok/s");
+  add(text("loss after the last step"), loss, "");
+  add(text("operations"), operations / 1e9, "GFLOP/token");
+  add(text("rate of operations"), rate * operations / 1e9, "GFLOP/s");
+  add(text("this machine's bf16 product in the same run"), limit / 1e9, "GFLOP/s");
+  add(text("share of it"), 100 * rate * operations / limit, "%");
+  add(text("memory planned"), static_cast<double>(plan.total_bytes) / 1e6, "MB");
+  add(text("peak memory"), static_cast<double>(peak) / 1e6, "MB");
+}
+
+}  // namespace onggi
