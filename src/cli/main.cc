@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "cli/command.h"
+#include "cli/parse_error.h"
 
 namespace onggi {
 namespace {
@@ -72,7 +73,9 @@ ExitCode run(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     // Help and version are exceptions too, with code 0; all others are wrong use.
-    return app.exit(error) == 0 ? ExitCode::kDone : ExitCode::kUsage;
+    if (error.get_exit_code() != 0) throw UsageError(explain(error));
+    app.exit(error);
+    return ExitCode::kDone;
   }
   set_log_level(log_level.c_str());
   for (const auto& [sub, run_command] : commands) {

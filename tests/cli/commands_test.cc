@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <fstream>
@@ -34,9 +35,10 @@ class Program : public testing::Test {
     if (std::getenv("ONGGI_PROGRAM") == nullptr) GTEST_SKIP() << "ONGGI_PROGRAM is not set";
   }
 
-  Output run(const std::vector<std::string>& arguments, const std::string& input = "") const {
+  Output run(const std::vector<std::string>& arguments, const std::string& input = "",
+             const std::string& language = "en") const {
     write_file(folder_ / "in", input);
-    std::string command = quoted(std::getenv("ONGGI_PROGRAM")) + " --lang en";
+    std::string command = quoted(std::getenv("ONGGI_PROGRAM")) + " --lang " + language;
     for (const std::string& argument : arguments) command += " " + quoted(argument);
     command += " <" + quoted((folder_ / "in").string()) + " >" + quoted((folder_ / "out").string()) + " 2>" +
                quoted((folder_ / "err").string());
@@ -268,6 +270,33 @@ TEST_F(Program, ChatNeedsAModelOrAService) {
   const Output nobody = run({"chat", "--url", "http://127.0.0.1:1"}, "hello\n");
   EXPECT_EQ(nobody.code, 3);
   EXPECT_THAT(nobody.err, HasSubstr("no service answers at http://127.0.0.1:1"));
+}
+
+// Wrong command lines, in both languages.
+TEST_F(Program, ExplainsWrongCommandLines) {
+  const struct {
+    std::vector<std::string> arguments;
+    const char *english, *korean;
+  } cases[] = {
+      {{}, "give a command", "명령을"},
+      {{"serve", "--prot", "1"}, "--prot is not known here", "--prot"},
+      {{"serve", "--port"}, "--port needs a value", "--port: 값이 필요합니다"},
+      {{"serve", "--port", "many"}, "--port cannot be \"many\"", "\"many\""},
+      {{"tokenize"}, "--model is required", "--model: 꼭 필요합니다"},
+      {{"--log-level", "loud", "check"}, "cannot be \"loud\"; it is one of", "\"loud\""},
+  };
+  for (const auto& wrong : cases) {
+    const Output english = run(wrong.arguments);
+    EXPECT_EQ(english.code, 2) << wrong.english;
+    EXPECT_THAT(english.err, testing::StartsWith("onggi: ")) << wrong.english;
+    EXPECT_THAT(english.err, HasSubstr(wrong.english));
+    const Output korean = run(wrong.arguments, "", "ko");
+    EXPECT_EQ(korean.code, 2) << wrong.english;
+    EXPECT_THAT(korean.err, HasSubstr(wrong.korean));
+    EXPECT_TRUE(std::any_of(korean.err.begin(), korean.err.end(),
+                            [](char c) { return static_cast<unsigned char>(c) >= 0xEA; }))
+        << "not in Korean: " << korean.err;
+  }
 }
 
 }  // namespace
