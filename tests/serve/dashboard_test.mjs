@@ -1,6 +1,7 @@
 // The dashboard in a real Chromium: node tests/serve/dashboard_test.mjs path/to/onggi [screenshot folder]
 import assert from 'node:assert/strict';
 import { existsSync } from 'node:fs';
+import http from 'node:http';
 import { load, skip, startService } from './service.mjs';
 
 const { chromium } = load('playwright-core');
@@ -14,8 +15,33 @@ const browser = await chromium.launch({
   args: ['--headless', '--no-sandbox', '--disable-gpu', '--disable-background-networking', '--disable-dev-shm-usage'],
 });
 
+/**
+ * Passes everything on to the service but the end of an answer, which it keeps until the client goes away: an
+ * answer that is as long as a test needs. {url, clientLeft: a promise, close()}.
+ */
+async function holdingAnswers() {
+  let left;
+  const clientLeft = new Promise((resolve) => { left = resolve; });
+  const proxy = http.createServer((request, response) => {
+    const { host, ...headers } = request.headers;
+    const onward = http.request(new URL(request.url, service.url), { method: request.method, headers }, (answer) => {
+      response.writeHead(answer.statusCode, answer.headers);
+      if (request.url !== '/chat') {
+        answer.pipe(response);
+        return;
+      }
+      answer.once('data', (piece) => response.write(piece));
+      response.on('close', () => { onward.destroy(); left(); });
+    });
+    onward.on('error', () => response.destroy());
+    request.pipe(onward);
+  });
+  await new Promise((resolve) => { proxy.listen(0, '127.0.0.1', resolve); });
+  return { url: `http://127.0.0.1:${proxy.address().port}`, clientLeft, close() { proxy.close(); proxy.closeAllConnections(); } };
+}
+
 /** A page in a language, and all that went wrong on it. */
-async function open(locale, options = {}) {
+async function open(locale, options = {}, url = service.url) {
   const context = await browser.newContext({ locale, viewport: { width: 1360, height: 1150 }, ...options });
   const page = await context.newPage();
   page.setDefaultTimeout(30000);
@@ -24,9 +50,9 @@ async function open(locale, options = {}) {
   page.on('console', (message) => { if (message.type() === 'error') problems.push(message.text()); });
   // Offline by design: nothing may come from elsewhere.
   page.on('request', (request) => {
-    if (!request.url().startsWith(service.url) && !request.url().startsWith('data:')) problems.push(`outside: ${request.url()}`);
+    if (!request.url().startsWith(url) && !request.url().startsWith('data:')) problems.push(`outside: ${request.url()}`);
   });
-  await page.goto(`${service.url}/`);
+  await page.goto(`${url}/`);
   return { page, problems };
 }
 
@@ -77,12 +103,20 @@ const tests = {
     assert.deepEqual(problems, []);
   },
   async 'stops an answer'() {
-    const { page, problems } = await open('en-GB');
-    await page.fill('#message', 'Tell me a very long story.');
-    await page.click('#send');
-    await page.click('#stop');
-    await page.waitForSelector('#stop', { state: 'hidden' });
-    assert.deepEqual(problems, []);
+    const held = await holdingAnswers();
+    try {
+      const { page, problems } = await open('en-GB', {}, held.url);
+      await page.fill('#message', 'Tell me a very long story.');
+      await page.click('#send');
+      await page.click('#stop');
+      await page.waitForSelector('#stop', { state: 'hidden' });
+      await held.clientLeft;
+      assert.equal(await page.isDisabled('#send'), false);
+      assert.deepEqual(problems, []);
+      await page.close();
+    } finally {
+      held.close();
+    }
   },
   async 'fits a phone'() {
     const { page, problems } = await open('en-GB', { viewport: { width: 390, height: 800 } });
