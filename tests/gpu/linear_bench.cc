@@ -57,8 +57,8 @@ class Bench {
     std::vector<Buffer> buffers;
   };
 
-  // Microseconds: the median of several runs after warming up.
-  double time(const std::function<void()>& work) { return timer_.median(3, 11, work); }
+  // Microseconds: the median of several runs, after those in which matmul finds its fastest algorithm.
+  double time(const std::function<void()>& work) { return timer_.median(30, 11, work); }
   void print_product(const char* name, double microseconds, double operations) const {
     std::printf("%-34s %10.1f us %9.1f TFLOP/s\n", name, microseconds, operations / microseconds / 1e6);
   }

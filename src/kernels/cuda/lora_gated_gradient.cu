@@ -67,6 +67,13 @@ __global__ void __launch_bounds__(kLoraThreads, 2) lora_gated_gradient_kernel(co
     const uint4 gate[2] = {next_gate[0], next_gate[1]}, up[2] = {next_up[0], next_up[1]};
     const uint4 dout[2] = {next_dout[0], next_dout[1]};
     if (t0 + 16 < end) load(t0 + 16);
+    uint32_t du[kTiles][4];  // asked for before they are needed
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile)
+#pragma unroll
+      for (int word = 0; word < 4; ++word)
+        du[tile][word] =
+            load_ranks(args.du, t0 + group + 8 * (word % 2), 16 * tile + 8 * (word / 2) + 2 * pair);
     uint4 activated[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -82,13 +89,7 @@ __global__ void __launch_bounds__(kLoraThreads, 2) lora_gated_gradient_kernel(co
     }
     uint32_t turned[kTiles][4];
 #pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) {
-      uint32_t plain[4];
-#pragma unroll
-      for (int word = 0; word < 4; ++word)
-        plain[word] = load_ranks(args.du, t0 + group + 8 * (word % 2), 16 * tile + 8 * (word / 2) + 2 * pair);
-      turn_operand(plain, turned[tile]);
-    }
+    for (int tile = 0; tile < kTiles; ++tile) turn_operand(du[tile], turned[tile]);
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       const uint32_t b0 = movmatrix_trans(word_of(activated[0], j));

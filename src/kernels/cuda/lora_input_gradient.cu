@@ -37,6 +37,33 @@ __device__ __forceinline__ void store_row_8(BFloat16* row, int64_t column, int64
     if (column + i < columns) store_f32(row + column + i, values[i]);
 }
 
+// A lane's part of its split's sums.
+template <int kMembers, int kTiles>
+__device__ __forceinline__ void store_sums(const InputKernelArgs& args, int64_t column,
+                                           const float (&da)[kMembers][4][kTiles][4]) {
+  const int group = lane_index() / 4;
+  const int64_t width = (args.x.columns + 7) / 8 * 8;
+  if (column >= width) return;
+#pragma unroll
+  for (int i = 0; i < kMembers; ++i) {
+    if (i >= args.count) break;
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float values[8];
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          values[2 * j] = da[i][j][tile][2 * half];
+          values[2 * j + 1] = da[i][j][tile][2 * half + 1];
+        }
+        const int64_t r = 16 * tile + 8 * half + group;
+        const int64_t row = (static_cast<int64_t>(blockIdx.y) * args.count + i) * 16 * kTiles + r;
+        store_8(args.partials + row * width + column, values);
+      }
+  }
+}
+
 // A block takes 256 columns (blockIdx.x) in steps of 16 tokens of its split (blockIdx.y); a warp has 32
 // columns, its sums of dA in registers till the end. 16 kTiles ranks.
 template <int kMembers, int kTiles, Rows kRows>
@@ -134,26 +161,82 @@ __global__ void __launch_bounds__(kLoraThreads, kTiles == 1 && kMembers < 3 ? 2 
     }
   }
 
-  const int64_t width = (columns + 7) / 8 * 8;
-  if (column >= width || args.partials == nullptr) return;
+  if (args.partials != nullptr) store_sums(args, column, da);
+}
+
+// The sums for A alone, cut in the same way. Two steps are on their way while one is computed.
+template <int kMembers, int kTiles>
+struct SumsStep {
+  uint4 x[2];
+  uint32_t du[kMembers][kTiles][4];
+};
+template <int kMembers, int kTiles, Rows kRows>
+__global__ void __launch_bounds__(kLoraThreads, kTiles == 1 && kMembers < 3 ? 2 : 1)
+    lora_a_gradient_kernel(const InputKernelArgs args) {
+  grid_dependency_launch();
+  grid_dependency_wait();
+  const int lane = lane_index(), group = lane / 4, pair = lane % 4;
+  const int64_t first_column = static_cast<int64_t>(blockIdx.x) * kBlockColumns + kWarpColumns * warp_index();
+  const int64_t columns = args.x.columns, column = first_column + 8 * pair;
+  if (first_column >= columns) return;
+  const int64_t begin = static_cast<int64_t>(blockIdx.y) * args.tokens_per_split;
+  const int64_t end = min(begin + args.tokens_per_split, args.x.rows);
+  float da[kMembers][4][kTiles][4] = {};
+  using Step = SumsStep<kMembers, kTiles>;
+
+  const auto load = [&](int64_t t0, Step& step) {
+    if (t0 >= end) return;
 #pragma unroll
-  for (int i = 0; i < kMembers; ++i) {
-    if (i >= args.count) break;
+    for (int half = 0; half < 2; ++half)
+      step.x[half] = args.x.template load_8<kRows>(t0 + 8 * half + group, column);
 #pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile)
+    for (int i = 0; i < kMembers; ++i) {
+      const BFloat16* du = args.members[i].du;
+      const RankMatrix rows{du, args.du_stride, i < args.count && du != nullptr ? args.x.rows : 0,
+                            args.padded};
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        float values[8];
+      for (int tile = 0; tile < kTiles; ++tile)
 #pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          values[2 * j] = da[i][j][tile][2 * half];
-          values[2 * j + 1] = da[i][j][tile][2 * half + 1];
-        }
-        const int64_t r = 16 * tile + 8 * half + group;
-        const int64_t row = (static_cast<int64_t>(blockIdx.y) * args.count + i) * 16 * kTiles + r;
-        store_8(args.partials + row * width + column, values);
+        for (int word = 0; word < 4; ++word)
+          step.du[i][tile][word] = load_ranks(rows, t0 + group + 8 * (word % 2),
+                                              args.first_rank + 16 * tile + 8 * (word / 2) + 2 * pair);
+    }
+  };
+  const auto add = [&](int64_t t0, const Step& step) {
+    if (t0 >= end) return;
+#pragma unroll
+    for (int i = 0; i < kMembers; ++i) {
+      if (i >= args.count) continue;
+      uint4 x[2] = {step.x[0], step.x[1]};
+      if (args.mask.threshold > 0) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+          x[half] = x[half] & kept_of_8<kRows>(args.mask, args.members[i].stream,
+                                               (t0 + 8 * half + group) * columns + column);
       }
+      uint32_t turned[kTiles][4];
+#pragma unroll
+      for (int tile = 0; tile < kTiles; ++tile) turn_operand(step.du[i][tile], turned[tile]);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const uint32_t b0 = movmatrix_trans(word_of(x[0], j)), b1 = movmatrix_trans(word_of(x[1], j));
+#pragma unroll
+        for (int tile = 0; tile < kTiles; ++tile) mma_m16n8k16_bf16(da[i][j][tile], turned[tile], b0, b1);
+      }
+    }
+  };
+  Step even, odd;
+  load(begin, even);
+  load(begin + 16, odd);
+  for (int64_t t0 = begin; t0 < end; t0 += 32) {
+    const Step first = even;
+    load(t0 + 32, even);
+    add(t0, first);
+    const Step second = odd;
+    load(t0 + 48, odd);
+    add(t0 + 16, second);
   }
+  store_sums(args, column, da);
 }
 
 // Adds the parts of dA. blockIdx.x: columns, y: the rank within the launch, z: the member.
@@ -191,11 +274,13 @@ InputPlan plan_of(const CudaStream& stream, const LoraInputGradientArgs& args) {
 
 template <int kMembers, int kTiles, Rows kRows>
 void launch_input(CudaStream& stream, const InputKernelArgs& args) {
-  launch(stream, "lora_input_gradient",
+  launch(stream, args.dx == nullptr ? "lora_a_gradient" : "lora_input_gradient",
          {.grid = {blocks_for(args.x.columns, kBlockColumns), static_cast<unsigned>(args.splits)},
           .block = kLoraThreads,
           .overlap = Overlap::kWithPrevious},
-         lora_input_gradient_kernel<kMembers, kTiles, kRows>, args);
+         args.dx == nullptr ? lora_a_gradient_kernel<kMembers, kTiles, kRows>
+                            : lora_input_gradient_kernel<kMembers, kTiles, kRows>,
+         args);
 }
 
 }  // namespace

@@ -40,7 +40,7 @@ __device__ __forceinline__ int member_of(const Args& args, int block) {
 // each step the block adds those of its warps. The sums of dB stay in registers till the end. Shared memory:
 // f32 [2][warps][16][8 kTiles].
 template <int kTiles, int kGroups, Rows kRows>
-__global__ void __launch_bounds__(kLoraThreads) lora_output_gradient_kernel(const OutputKernelArgs args) {
+__global__ void __launch_bounds__(kLoraThreads, 2) lora_output_gradient_kernel(const OutputKernelArgs args) {
   grid_dependency_launch();
   grid_dependency_wait();
   constexpr int kRanks = 8 * kTiles;
@@ -67,22 +67,33 @@ __global__ void __launch_bounds__(kLoraThreads) lora_output_gradient_kernel(cons
     }
   float db[kGroups][4][kTiles / 2][4] = {};
 
+  // What a step needs, on its way during the step before.
   uint4 next[kGroups][2];
+  uint32_t next_u[kTiles / 2][4];
   const auto load = [&](int64_t t0) {
 #pragma unroll
     for (int g = 0; g < kGroups; ++g)
 #pragma unroll
       for (int half = 0; half < 2; ++half)
         next[g][half] = dout.template load_8<kRows>(t0 + 8 * half + group, first_column + 32 * g + 8 * pair);
+#pragma unroll
+    for (int tile = 0; tile < kTiles / 2; ++tile)
+#pragma unroll
+      for (int word = 0; word < 4; ++word)
+        next_u[tile][word] = load_ranks(u_rows, t0 + group + 8 * (word % 2),
+                                        args.first_rank + 16 * tile + 8 * (word / 2) + 2 * pair);
   };
   load(begin);
   int buffer = 0;
   for (int64_t t0 = begin; t0 < end; t0 += 16, buffer ^= 1) {
     uint4 x[kGroups][2];
+    uint32_t u[kTiles / 2][4];
 #pragma unroll
     for (int g = 0; g < kGroups; ++g)
 #pragma unroll
       for (int half = 0; half < 2; ++half) x[g][half] = next[g][half];
+#pragma unroll
+    for (int tile = 0; tile < kTiles / 2; ++tile) turn_operand(next_u[tile], u[tile]);
     if (t0 + 16 < end) load(t0 + 16);
 
     float du[kTiles][4] = {};
@@ -103,16 +114,6 @@ __global__ void __launch_bounds__(kLoraThreads) lora_output_gradient_kernel(cons
       to[8 * kRanks] = du[tile][2], to[8 * kRanks + 1] = du[tile][3];
     }
 
-    uint32_t u[kTiles / 2][4];
-#pragma unroll
-    for (int tile = 0; tile < kTiles / 2; ++tile) {
-      uint32_t plain[4];
-#pragma unroll
-      for (int word = 0; word < 4; ++word)
-        plain[word] = load_ranks(u_rows, t0 + group + 8 * (word % 2),
-                                 args.first_rank + 16 * tile + 8 * (word / 2) + 2 * pair);
-      turn_operand(plain, u[tile]);
-    }
 #pragma unroll
     for (int g = 0; g < kGroups; ++g)
 #pragma unroll
