@@ -70,14 +70,14 @@ class Products {
     MatmulAlgorithm first;           // cuBLASLt's choice for it
     MatmulChoice* choice = nullptr;  // of its kind
     bool has_looked_for_choice = false;
-    const MatmulAlgorithm* taken = nullptr;  // of the choice: the last that the plan was found to take
+    // Of the choice: whether the plan takes an algorithm, where that is known. Asking cuBLASLt costs.
+    std::map<const MatmulAlgorithm*, bool> takes;
   };
 
   bool takes(Product& product, const MatmulAlgorithm& algorithm) {
-    if (product.taken == &algorithm) return true;
-    if (!product.plan.takes(handle_.get(), algorithm)) return false;
-    product.taken = &algorithm;
-    return true;
+    const auto [found, is_new] = product.takes.try_emplace(&algorithm, false);
+    if (is_new) found->second = product.plan.takes(handle_.get(), algorithm);
+    return found->second;
   }
 
   void run(Product& product, const MatmulArgs& args) {
@@ -114,6 +114,8 @@ class Products {
       for (const MatmulAlgorithm& other : product.plan.algorithms(handle_.get(), kMostCandidates, args))
         if (other.workspace_bytes == 0 && !choice->knows(other) && is_same(args, product.first, other))
           choice->add(other);
+      // They are cuBLASLt's choices for this very product.
+      choice->for_each([&](const MatmulAlgorithm& algorithm) { product.takes.emplace(&algorithm, true); });
     } else if (!choice->knows(product.first) && !is_same(args, choice->first(), product.first)) {
       return;  // its bits are those of its own first choice
     }

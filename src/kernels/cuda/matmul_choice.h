@@ -28,6 +28,10 @@ class MatmulChoice {
   bool knows(const MatmulAlgorithm& algorithm) const;
   void add(const MatmulAlgorithm& algorithm);
   const MatmulAlgorithm& first() const { return candidates_.front().algorithm; }
+  template <typename Function>
+  void for_each(const Function& function) const {
+    for (const Candidate& candidate : candidates_) function(candidate.algorithm);
+  }
 
   // The algorithm to run next: one that is to be timed, or the fastest. `takes` says whether the product
   // takes an algorithm; null where it takes none of those in question.
