@@ -6,8 +6,7 @@
 //
 // One line for each number of tokens and variant: milliseconds of a step, GB/s of weights, the share of the
 // rate of a copy within the device's memory, and microseconds of each kind of layer. Variants: blocks for
-// each multiprocessor, whether launches overlap (+) or not (-), tiles in a ring (0: chosen by the kernel),
-// and products of bytes (i) or of bf16 (f).
+// each multiprocessor, whether launches overlap (+) or not (-), and tiles in a ring (0: by the room).
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -230,17 +229,14 @@ double Bench::copy_rate() {
 }
 
 void Bench::tokens(int64_t tokens) {
-  using cuda::FewTokenProducts;
-  const cuda::FewTokenTuning variants[] = {
-      {.blocks_per_multiprocessor = 1, .overlap_launches = true},
-      {.blocks_per_multiprocessor = 1, .overlap_launches = false},
-      {.blocks_per_multiprocessor = 2, .overlap_launches = true},
-      {.blocks_per_multiprocessor = 1, .overlap_launches = true, .products = FewTokenProducts::kBF16},
-      {.overlap_launches = true, .ring_tiles = 2, .products = FewTokenProducts::kBF16},
-      {.overlap_launches = true, .ring_tiles = 4, .products = FewTokenProducts::kBF16}};
+  const cuda::FewTokenTuning variants[] = {{},
+                                           {.overlap_launches = false},
+                                           {.blocks_per_multiprocessor = 2},
+                                           {.ring_tiles = 2},
+                                           {.ring_tiles = 3}};
   for (const cuda::FewTokenTuning& tuning : variants) {
-    const bool integers = tuning.products == FewTokenProducts::kIntegers;
-    if (integers && tokens > 8) continue;
+    // The others are of the kernel for few tokens.
+    if (tokens > 8 && (tuning.blocks_per_multiprocessor > 1 || tuning.ring_tiles > 0)) continue;
     double all_bytes = 0;
     for (const double bytes : bytes_) all_bytes += bytes;
     const double step = time_recorded([&] {
@@ -249,7 +245,7 @@ void Bench::tokens(int64_t tokens) {
       queue(kHead, 0, tokens, tuning);
     });
     const double rate = all_bytes / (step * 1e-6);
-    std::printf("%6lld %c%5d%c%d %9.3f %9.0f %6.1f%%", static_cast<long long>(tokens), integers ? 'i' : 'f',
+    std::printf("%6lld %5d%c%d %9.3f %9.0f %6.1f%%", static_cast<long long>(tokens),
                 tuning.blocks_per_multiprocessor, tuning.overlap_launches ? '+' : '-', tuning.ring_tiles,
                 step / 1000, rate / 1e9, 100 * rate / copy_rate_);
     for (int kind = 0; kind < kKinds; ++kind) {

@@ -89,19 +89,6 @@ struct Placed {
       view.data = copy(host.data.data(), host.data.size());
     }
   }
-  // The fast kernels round NF4's code to bf16.
-  Floats values(Precision precision) const {
-    Floats values = host.decoded;
-    if (view.dtype != DType::kNF4 || precision == Precision::kF32) return values;
-    const Nf4Tensor tensor = host.nf4.view();
-    for (size_t i = 0; i < values.size(); ++i) {
-      const int byte = host.nf4.packed[i / 2];
-      const float code = rounded(kNf4Code[static_cast<size_t>(i % 2 == 0 ? byte >> 4 : byte & 15)]);
-      values[i] = code * tensor.absmax(static_cast<int64_t>(i / kNf4BlockElements));
-    }
-    return values;
-  }
-
   Weight host;
   WeightView view;
   std::vector<Buffer> buffers;
@@ -141,15 +128,8 @@ struct Case {
   Gated gated = Gated::kNo;
   int64_t x_stride = 0;
   Precision precision = Precision::kFast;
-  cuda::FewTokenProducts products = cuda::FewTokenProducts::kBF16;
+  float x_size = 1;
 };
-
-// Whether few_token_integer.h takes it.
-bool has_integer_products(const Case& c) {
-  for (const DType dtype : c.dtypes)
-    if (dtype != DType::kQ4_K && dtype != DType::kQ6_K) return false;
-  return c.products == cuda::FewTokenProducts::kIntegers && c.tokens <= 8;
-}
 
 std::string name_of(const Case& c) {
   std::string name;
@@ -162,7 +142,6 @@ std::string name_of(const Case& c) {
   if (c.gated == Gated::kYes) name += " gated";
   if (c.out_dtype == DType::kBF16) name += " out bf16";
   if (c.precision == Precision::kF32) name += " f32";
-  if (c.products == cuda::FewTokenProducts::kIntegers) name += " integers";
   return name;
 }
 
@@ -171,6 +150,7 @@ class FewTokenRun {
  public:
   explicit FewTokenRun(const Case& c) : c_(c), stride_(c.x_stride > 0 ? c.x_stride : c.columns) {
     x_ = normal(size_of(c.tokens, stride_), 1);
+    for (float& value : x_) value *= c.x_size;
     if (c.x_dtype == DType::kBF16)
       for (float& value : x_) value = rounded(value);
     norm_ = normal(size_of(c.columns, 1), 2);
@@ -246,15 +226,14 @@ class FewTokenRun {
       args.members[i].lora = {adapters[2 * i]->data(), adapters[2 * i + 1]->data(), c_.rank,
                               adapters_[i].scale};
     }
-    const cuda::FewTokenTuning tuning{.products = c_.products};
     std::vector<Floats> got;
     if (c_.gated == Gated::kYes) {
-      if (cuda::few_token_gated_linear(context(), {.linears = args, .out = args.members[0].out}, tuning))
+      if (cuda::few_token_gated_linear(context(), {.linears = args, .out = args.members[0].out}))
         got.push_back(outs[0]->values());
       return got;
     }
     const DeviceActivation u(c_.x_dtype, std::max<size_t>(size_of(c_.tokens, c_.rank), 1));
-    if (!cuda::few_token_linear(context(), args, tuning)) {
+    if (!cuda::few_token_linear(context(), args)) {
       if (c_.precision == Precision::kFast) return got;
       args.u = u.view();
       run_adapted_linear(cuda_ops(), context(), args);
@@ -277,7 +256,7 @@ class FewTokenRun {
         seen_[static_cast<size_t>(t * c_.columns + k)] = value;
       }
     }
-    for (const auto& weight : weights_) values_.push_back(weight->values(c_.precision));
+    for (const auto& weight : weights_) values_.push_back(weight->host.decoded);
   }
 
   Expected product(size_t member, int64_t t, int64_t n) const {
@@ -292,14 +271,12 @@ class FewTokenRun {
       norm_x += std::abs(x[k]);
     }
     Expected expected{sum, 0};
-    // fp32 sums of (bias + whole number) x, the bias up to 160 where the whole numbers are up to 32, and up
-    // to 2304 over 128: 2^-23 of 18 times what the largest weight would give.
-    const double amplification = c_.precision == Precision::kF32 ? 2 : 18;
-    expected.tolerance = std::ldexp(amplification * largest * norm_x, -23);
-    // A normalised x is rounded to bf16 once more: 2^-9 of each term at most, at random; six deviations.
-    if ((c_.norm || c_.x_dtype == DType::kF32) && c_.precision == Precision::kFast)
-      expected.tolerance += std::min(std::ldexp(magnitude, -9), std::ldexp(6 * std::sqrt(squares / 3), -9));
-    if (has_integer_products(c_)) expected.tolerance += integer_tolerance(x, w);
+    // fp32 sums in any order
+    expected.tolerance = std::ldexp(2 * largest * norm_x, -23);
+    if (c_.precision == Precision::kFast) {
+      const double deviations = 6 * std::sqrt(operand_variance(member, x, w, largest));
+      expected.tolerance += std::min(deviations, std::ldexp(8 * largest * norm_x, -9));
+    }
     const Adapter& adapter = adapters_[member];
     for (int64_t r = 0; r < adapter.rank; ++r) {
       double u = 0;
@@ -311,21 +288,27 @@ class FewTokenRun {
     return expected;
   }
 
-  // Activations are whole numbers times a scale, the largest of 32 columns over 127: each is off by half of
-  // it at most, the variance is a twelfth of its square; six deviations. x is not rounded to bf16 there.
-  double integer_tolerance(const double* x, const float* w) const {
-    double variance = 0, most = 0;
+  // The variance of what the rounding of operands does to a sum, errors being evenly spread up to half of a
+  // unit in the last place. f16: activations that are not bf16 already, and weights three times (a factor of
+  // theirs, another one, and the product), err by 2^-12 of themselves; and for each block of 32 columns the
+  // minimum plus 2^bits scales, which is 4 times the largest weight at most. Plain f16 and bf16 weights are
+  // exact; activations become bf16 for the latter.
+  double operand_variance(size_t member, const double* x, const float* w, double largest) const {
+    const DType dtype = c_.dtypes[member];
+    const bool plain = dtype == DType::kBF16 || dtype == DType::kF16;
+    const bool exact_x = !c_.norm && c_.x_dtype == DType::kBF16;
+    const double x_unit = exact_x ? 0 : std::ldexp(1.0, dtype == DType::kBF16 ? -9 : -12);
+    const double w_unit = plain ? 0 : std::ldexp(1.0, -12);
+    double variance = 0;
     for (int64_t begin = 0; begin < c_.columns; begin += 32) {
-      const int64_t end = std::min(begin + 32, c_.columns);
-      double largest = 0;
-      for (int64_t k = begin; k < end; ++k) largest = std::max(largest, std::abs(x[k]));
-      const double step = largest / 127;
-      for (int64_t k = begin; k < end; ++k) {
-        variance += std::pow(step * w[k], 2) / 12;
-        most += std::abs(step * w[k]) / 2;
+      double block = 0;
+      for (int64_t k = begin; k < std::min(begin + 32, c_.columns); ++k) {
+        variance += std::pow(x[k] * w[k], 2) * (x_unit * x_unit + 3 * w_unit * w_unit) / 3;
+        block += x[k];
       }
+      variance += std::pow(4 * largest * w_unit * block, 2) / 3;
     }
-    return std::min(most, 6 * std::sqrt(variance));
+    return variance;
   }
 
   static Expected gate(const Expected& gate, const Expected& up) {
@@ -447,76 +430,23 @@ TEST(FewToken, ExactInF32) {
                     .precision = Precision::kF32});
 }
 
-// --- Products of bytes
-
-constexpr cuda::FewTokenProducts kIntegers = cuda::FewTokenProducts::kIntegers;
-
-TEST(FewTokenInteger, AllNumbersOfTokensAndColumns) {
-  for (const DType dtype : {DType::kQ4_K, DType::kQ6_K})
-    for (const int64_t tokens : {1, 2, 3, 4, 5, 7, 8})
-      for (const int64_t columns : {256, 768, 5120})
-        expect_close({.dtypes = {dtype},
-                      .rows = {37},
-                      .columns = columns,
-                      .tokens = tokens,
-                      .x_dtype = tokens % 2 == 0 ? DType::kF32 : DType::kBF16,
-                      .products = kIntegers});
-}
-
-TEST(FewTokenInteger, GroupsWithNormAndAdapters) {
-  for (const int64_t tokens : {1, 2, 4, 6})
-    for (const DType out : {DType::kF32, DType::kBF16})
-      expect_close({.dtypes = {DType::kQ4_K, DType::kQ4_K, DType::kQ6_K},
-                    .rows = {150, 16, 31},
-                    .columns = 1024,
-                    .tokens = tokens,
-                    .out_dtype = out,
-                    .norm = true,
-                    .rank = 4,
-                    .products = kIntegers});
-  // A member that it does not have: bf16 products.
-  expect_close({.dtypes = {DType::kQ4_K, DType::kQ8_0},
-                .rows = {20, 31},
-                .columns = 512,
-                .tokens = 2,
-                .norm = true,
-                .products = kIntegers});
-}
-
-TEST(FewTokenInteger, ResidualAndStride) {
-  for (const DType dtype : {DType::kQ4_K, DType::kQ6_K})
-    for (const int64_t tokens : {1, 2, 3, 8})
-      expect_close({.dtypes = {dtype},
-                    .rows = {43},
-                    .columns = 2560,
-                    .tokens = tokens,
-                    .out_dtype = DType::kBF16,
-                    .residual = true,
-                    .rank = 16,
-                    .x_stride = 2560 + 64,
-                    .products = kIntegers});
-}
-
-TEST(FewTokenInteger, GatedLayers) {
-  for (const DType dtype : {DType::kQ4_K, DType::kQ6_K})
-    for (const int64_t tokens : {1, 2, 3, 8})
-      expect_close({.dtypes = {dtype, dtype},
-                    .rows = {245, 245},
-                    .columns = 768,
-                    .tokens = tokens,
-                    .out_dtype = DType::kBF16,
-                    .norm = true,
-                    .rank = tokens == 3 ? 8 : 0,
-                    .gated = Gated::kYes,
-                    .products = kIntegers});
-}
-
 // More rows than a block of few multiprocessors has on their way together.
-TEST(FewTokenInteger, SeveralPhases) {
-  const int64_t rows = static_cast<CudaStream&>(stream()).multiprocessors() > 16 ? 70000 : 5000;
-  for (const int64_t tokens : {1, 8})
-    expect_close(
-        {.dtypes = {DType::kQ4_K}, .rows = {rows}, .columns = 256, .tokens = tokens, .products = kIntegers});
+TEST(FewToken, SeveralPhases) {
+  const int64_t rows = static_cast<CudaStream&>(stream()).multiprocessors() > 16 ? 100000 : 5000;
+  for (const int64_t tokens : {1, 8, 40})
+    expect_close({.dtypes = {DType::kQ4_K}, .rows = {rows}, .columns = 256, .tokens = tokens});
+}
+
+// Activations beyond f16's largest number, and among the smallest of f32.
+TEST(FewToken, ActivationsOfAnySize) {
+  for (const double size : {1e-30, 1e-6, 1e6, 1e30})
+    for (const int64_t tokens : {2, 12})
+      expect_close({.dtypes = {DType::kQ4_K},
+                    .rows = {33},
+                    .columns = 512,
+                    .tokens = tokens,
+                    .x_dtype = DType::kF32,
+                    .x_size = static_cast<float>(size)});
 }
 
 TEST(FewToken, DeclinesWhatOthersDoBetter) {

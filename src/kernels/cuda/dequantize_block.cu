@@ -10,16 +10,12 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarp;
 
-// Where 4 neighbouring values go; whole rows lie at multiples of 4 elements or not.
+// Where 8 neighbouring values go; whole rows lie at multiples of 16 bytes or not.
 template <typename T>
-__device__ __forceinline__ void store_4(T* to, bool has_vectors, float a, float b, float c, float d) {
-  if (!has_vectors) {
-    store_f32(to, a), store_f32(to + 1, b), store_f32(to + 2, c), store_f32(to + 3, d);
-  } else if constexpr (sizeof(T) == 2) {
-    *reinterpret_cast<uint2*>(to) = make_uint2(pack_bf16(a, b), pack_bf16(c, d));
-  } else {
-    *reinterpret_cast<float4*>(to) = make_float4(a, b, c, d);
-  }
+__device__ __forceinline__ void store(T* to, bool has_vectors, const float (&values)[8]) {
+  if (has_vectors) return store_8(to, values);
+#pragma unroll
+  for (int i = 0; i < 8; ++i) store_f32(to + i, values[i]);
 }
 
 struct Matrix {
@@ -39,19 +35,20 @@ __device__ __forceinline__ void decode_tile(const Matrix& m, const uint8_t* tile
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     if (rows[r] == nullptr) continue;
-    const typename Format::Row scales = Format::row(tile, lane / 4 + 8 * r);
 #pragma unroll
-    for (int s = 0; s < Format::kColumns / 32; ++s) {
-      float values[8];
-      decode_group<Format>(Format::chunk(tile, lane, s / 2), scales, s, r, values);
+    for (int u = 0; u < 4; ++u) {
+      Scale scales[Format::kGroups];
+      Format::scales(tile, lane / 4 + 8 * r, lane % 4, u / 2, scales);
+      const typename Format::Unit unit = Format::unit(tile, lane, u);
 #pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        // K is a multiple of 32: four neighbours are inside or outside together.
+      for (int half = 0; half < 2; ++half) {
+        // K is a multiple of 32: eight neighbours are inside or outside together.
         const int64_t k =
-            Format::kColumns * static_cast<int64_t>(column_tile) + 32 * s + 16 * h + lane % 4 * 4;
-        if (k < m.columns)
-          store_4(rows[r] + k, m.has_vectors, values[4 * h], values[4 * h + 1], values[4 * h + 2],
-                  values[4 * h + 3]);
+            kTileColumns * static_cast<int64_t>(column_tile) + 64 * (lane % 4) + 16 * u + 8 * half;
+        if (k >= m.columns) continue;
+        float values[8];
+        decode_eight<Format>(unit, scales[Format::kGroups == 2 ? u % 2 : 0], half, r, values);
+        store(rows[r] + k, m.has_vectors, values);
       }
     }
   }
@@ -90,13 +87,12 @@ __global__ void __launch_bounds__(kThreads)
 
 template <typename T>
 Matrix matrix_of(const WeightView& weight, int64_t stride, const T* out) {
-  constexpr int64_t kVector = 4;
-  return {
-      .data = static_cast<const uint8_t*>(weight.data),
-      .across = static_cast<int>(column_tiles(weight.dtype, weight.columns)),
-      .columns = weight.columns,
-      .stride = stride,
-      .has_vectors = stride % kVector == 0 && reinterpret_cast<uintptr_t>(out) % (kVector * sizeof(T)) == 0};
+  constexpr int64_t kVector = 16 / sizeof(T);
+  return {.data = static_cast<const uint8_t*>(weight.data),
+          .across = static_cast<int>(column_tiles(weight.columns)),
+          .columns = weight.columns,
+          .stride = stride,
+          .has_vectors = stride % kVector == 0 && reinterpret_cast<uintptr_t>(out) % 16 == 0};
 }
 
 template <typename T>

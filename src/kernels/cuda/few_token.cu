@@ -3,11 +3,11 @@
 
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/few_token.h"
-#include "kernels/cuda/few_token_integer.h"
+#include "kernels/cuda/few_token_large.h"
 #include "kernels/cuda/few_token_lora.h"
-#include "kernels/cuda/few_token_plan.h"
+#include "kernels/cuda/few_token_small.h"
+#include "kernels/cuda/few_token_weights.cuh"
 #include "kernels/cuda/nf4_tables.h"
-#include "kernels/cuda/placed_layout.h"
 #include "kernels/ops/weight.h"
 
 namespace onggi::cuda {
@@ -75,6 +75,7 @@ FewTokenParams params_of(const Request& request) {
   const AdaptedLinearArgs& args = request.args;
   FewTokenParams p{};
   p.columns = static_cast<int>(args.members[0].weight.columns);
+  p.column_tiles = static_cast<int>(column_tiles(p.columns));
   set_input(p, args.x, args.x_stride > 0 ? args.x_stride : p.columns);
   p.norm = args.norm;
   p.epsilon = args.epsilon;
@@ -103,88 +104,110 @@ FewTokenParams params_of(const Request& request) {
   return p;
 }
 
-// Working memory of a launch: u of each member, then the parts.
-void take_scratch(CudaStream& stream, FewTokenParams& p) {
-  size_t u_floats = 0;
-  for (int i = 0; i < p.member_count; ++i)
-    u_floats += (static_cast<size_t>(p.members[i].rank) * static_cast<size_t>(p.tokens) + 63) / 64 * 64;
-  const size_t parts = static_cast<size_t>(p.partial_count) * static_cast<size_t>(p.tokens) *
-                       static_cast<size_t>(p.partial_rows);
-  if (u_floats + parts == 0) return;
-  float* at = static_cast<float*>(stream.scratch((u_floats + parts) * sizeof(float)));
+void make_runs(FewTokenParams& p) {
+  p.run_count = 0;
   for (int i = 0; i < p.member_count; ++i) {
-    p.members[i].lora_u = at;
-    at += (static_cast<size_t>(p.members[i].rank) * static_cast<size_t>(p.tokens) + 63) / 64 * 64;
+    const FewTokenMember& member = p.members[i];
+    if (p.run_count == 0 || p.runs[p.run_count - 1].dtype != member.dtype)
+      p.runs[p.run_count++] = {member.dtype, i, 0};
+    p.runs[p.run_count - 1].tiles += member.tiles;
   }
-  p.partials = p.partial_count > 0 ? at : nullptr;
 }
 
-void queue_lora_input(const Request& request, CudaStream& stream, FewTokenParams& p) {
-  FewTokenLoraArgs lora{.x = p.x,
-                        .x_is_bf16 = p.x_is_bf16,
-                        .x_stride = p.x_stride,
-                        .norm = p.norm,
-                        .epsilon = p.epsilon,
-                        .tokens = p.tokens,
-                        .columns = p.columns,
-                        .count = p.member_count,
+// A launch of one kernel or the other, and its working memory: u of each member, activations as operands and
+// their factors, and the sums of slices.
+class Launch {
+ public:
+  Launch(const Request& request, const FewTokenParams& params)
+      : request_(request), stream_(cuda_stream(request.context)), p_(params) {
+    const FewTokenMachine machine{stream_.multiprocessors(), stream_.max_shared_bytes(),
+                                  request.tuning.blocks_per_multiprocessor, request.tuning.ring_tiles};
+    shape_.overlap = overlap();
+    make_runs(p_);
+    is_small_ = plan_few_token_small(machine, p_, small_, shape_);
+    possible_ = is_small_ || plan_few_token_large(machine, p_, large_, shape_);
+  }
+  bool is_possible() const { return possible_; }
+
+  void queue() {
+    take_scratch();
+    const bool adapts = has_lora(request_.args);
+    if (adapts) queue_lora_input();
+    if (is_small_) {
+      small_.waits_late = adapts && request_.tuning.overlap_launches;
+      launch_few_token_small(stream_, p_, small_, shape_);
+    } else {
+      launch_few_token_operands(stream_, p_, large_, overlap());
+      launch_few_token_large(stream_, p_, large_, shape_);
+    }
+    if (p_.slices > 1) launch_few_token_finish(stream_, p_, overlap());
+  }
+
+ private:
+  Overlap overlap() const {
+    return request_.tuning.overlap_launches ? Overlap::kWithPrevious : Overlap::kNone;
+  }
+  bool needs(Operands operands) const {
+    for (int i = 0; i < p_.run_count; ++i)
+      if (operands_of(p_.runs[i].dtype) == operands) return true;
+    return false;
+  }
+  void take_scratch();
+  void queue_lora_input();
+
+  const Request& request_;
+  CudaStream& stream_;
+  FewTokenParams p_;
+  bool is_small_ = false, possible_ = false;
+  FewTokenSmallPlan small_{};
+  FewTokenLargePlan large_{};
+  LaunchShape shape_{};
+};
+
+void Launch::take_scratch() {
+  const auto tokens = static_cast<size_t>(p_.tokens);
+  size_t bytes = 0;
+  const auto add = [&bytes](size_t more) {
+    const size_t begin = bytes;
+    bytes += (more + 255) / 256 * 256;
+    return begin;
+  };
+  size_t u[kMaxLinearGroup];
+  for (int i = 0; i < p_.member_count; ++i)
+    u[i] = add(static_cast<size_t>(p_.members[i].rank) * tokens * sizeof(float));
+  const size_t operand_bytes =
+      is_small_ ? 0 : tokens * static_cast<size_t>(p_.column_tiles) * kTileColumns * 2;
+  const size_t f16 = add(needs(Operands::kF16) ? operand_bytes : 0);
+  const size_t bf16 = add(needs(Operands::kBF16) ? operand_bytes : 0);
+  const size_t factors = add(is_small_ ? 0 : tokens * sizeof(float));
+  const size_t partials = add(p_.slices == 1 ? 0
+                                             : static_cast<size_t>(p_.slices) * tokens *
+                                                   static_cast<size_t>(p_.partial_rows) * sizeof(float));
+  if (bytes == 0) return;
+  auto* memory = static_cast<std::byte*>(stream_.scratch(bytes));
+  for (int i = 0; i < p_.member_count; ++i) p_.members[i].lora_u = reinterpret_cast<float*>(memory + u[i]);
+  if (p_.slices > 1) p_.partials = reinterpret_cast<float*>(memory + partials);
+  if (is_small_) return;
+  if (needs(Operands::kF16)) large_.f16 = memory + f16;
+  if (needs(Operands::kBF16)) large_.bf16 = memory + bf16;
+  p_.factors = reinterpret_cast<float*>(memory + factors);
+}
+
+void Launch::queue_lora_input() {
+  FewTokenLoraArgs lora{.x = p_.x,
+                        .x_is_bf16 = p_.x_is_bf16,
+                        .x_stride = p_.x_stride,
+                        .norm = p_.norm,
+                        .epsilon = p_.epsilon,
+                        .tokens = p_.tokens,
+                        .columns = p_.columns,
+                        .count = p_.member_count,
                         .members = {}};
-  for (int i = 0; i < p.member_count; ++i)
-    lora.members[i] = {.a = request.args.members[static_cast<size_t>(i)].lora.a,
-                       .u = const_cast<float*>(p.members[i].lora_u),
-                       .rank = p.members[i].rank};
-  few_token_lora_input(stream, lora,
-                       request.tuning.overlap_launches ? Overlap::kWithPrevious : Overlap::kNone);
-  p.waits_late = request.tuning.overlap_launches;
-}
-
-void launch_tensor(CudaStream& stream, const FewTokenParams& p, const LaunchShape& shape) {
-  if (p.tokens <= 2) return launch_few_token_2(stream, p, shape);
-  if (p.tokens <= 8) return launch_few_token_8(stream, p, shape);
-  if (p.tokens <= 32) return launch_few_token_32(stream, p, shape);
-  launch_few_token_64(stream, p, shape);
-}
-
-// x becomes norm(x), in args.normed.
-void queue_norm(const Request& request, FewTokenParams& p) {
-  const AdaptedLinearArgs& args = request.args;
-  ONGGI_CHECK(p.x_stride == p.columns, "what is yet to be normalised is dense");
-  rms_norm(request.context, {.x = {p.x, args.x.dtype},
-                             .weight = args.norm,
-                             .tokens = p.tokens,
-                             .width = p.columns,
-                             .epsilon = args.epsilon,
-                             .out = args.normed,
-                             .inverse_rms = nullptr});
-  set_input(p, args.normed, p.columns);
-  p.norm = nullptr;
-}
-
-// Up to kFewTokenMost tokens. Nothing is queued before it is sure that it can be.
-bool run_piece(const Request& request, FewTokenParams p) {
-  CudaStream& stream = cuda_stream(request.context);
-  const FewTokenMachine machine{stream.multiprocessors(), stream.max_shared_bytes(),
-                                request.tuning.blocks_per_multiprocessor, request.tuning.ring_tiles};
-  LaunchShape shape{};
-  shape.overlap = request.tuning.overlap_launches ? Overlap::kWithPrevious : Overlap::kNone;
-  FewTokenIntegerPlan integer_plan;
-  const bool integers = request.tuning.products == FewTokenProducts::kIntegers &&
-                        plan_few_token_integer(machine, p, integer_plan, shape);
-  if (!integers && !plan_few_tokens(machine, p, shape)) return false;
-  // Who writes parts of outputs has no use for the norm, and a block with a slice of x does not see it.
-  if (p.norm != nullptr && has_parts(p)) {
-    queue_norm(request, p);
-    plan_few_tokens(machine, p, shape);
-  }
-  take_scratch(stream, p);
-  if (has_lora(request.args)) queue_lora_input(request, stream, p);
-  if (integers) {
-    launch_few_token_integer(stream, p, integer_plan, shape);
-    return true;
-  }
-  launch_tensor(stream, p, shape);
-  if (p.partials != nullptr) launch_few_token_finish(stream, p, shape.overlap);
-  return true;
+  for (int i = 0; i < p_.member_count; ++i)
+    lora.members[i] = {.a = request_.args.members[static_cast<size_t>(i)].lora.a,
+                       .u = const_cast<float*>(p_.members[i].lora_u),
+                       .rank = p_.members[i].rank};
+  few_token_lora_input(stream_, lora, overlap());
 }
 
 // Moves the arguments to the tokens from `token` on.
@@ -208,36 +231,36 @@ bool run(const Request& request) {
   const AdaptedLinearArgs& args = request.args;
   if (!takes(args)) return false;
   const FewTokenParams all = params_of(request);
-  const int64_t pieces = (args.tokens + kFewTokenMost - 1) / kFewTokenMost;
-  const int64_t step = (args.tokens + pieces - 1) / pieces;
-  for (int64_t token = 0; token < args.tokens; token += step)
-    if (!run_piece(request, from_token(request, all, token, std::min(step, args.tokens - token))))
-      return false;
+  for (int i = 0; i < all.member_count; ++i)
+    if (!can_read(all.members[i], all.columns)) return false;
+  if (request.gated != nullptr && all.members[0].dtype != all.members[1].dtype) return false;
+  // Cards with less shared memory take fewer tokens at a time.
+  int64_t step = 0;
+  for (int64_t most = kFewTokenLargeMost; step == 0; most /= 2) {
+    if (most < kFewTokenSmallMost) return false;
+    const int64_t pieces = (args.tokens + most - 1) / most;
+    const int64_t fitting = (args.tokens + pieces - 1) / pieces;
+    if (Launch(request, from_token(request, all, 0, fitting)).is_possible()) step = fitting;
+  }
+  for (int64_t token = 0; token < args.tokens; token += step) {
+    Launch launch(request, from_token(request, all, token, std::min(step, args.tokens - token)));
+    ONGGI_CHECK(launch.is_possible(), "fewer tokens fit where more did");
+    launch.queue();
+  }
   return true;
 }
 
 }  // namespace
 
-FewTokenTuning best_tuning(int64_t tokens) {
-  if (tokens <= 4) return {.blocks_per_multiprocessor = 2};
-  return {.ring_tiles = tokens <= 8 ? 2 : 0, .products = FewTokenProducts::kBF16};
-}
-
 bool few_token_linear(const OpContext& context, const AdaptedLinearArgs& args, const FewTokenTuning& tuning) {
   ONGGI_CHECK(args.residual.is_null() || args.count == 1);
   return run({context, args, nullptr, tuning});
-}
-bool few_token_linear(const OpContext& context, const AdaptedLinearArgs& args) {
-  return few_token_linear(context, args, best_tuning(args.tokens));
 }
 
 bool few_token_gated_linear(const OpContext& context, const GatedLinearArgs& args,
                             const FewTokenTuning& tuning) {
   ONGGI_CHECK(args.linears.count == 2 && args.linears.residual.is_null());
   return run({context, args.linears, &args, tuning});
-}
-bool few_token_gated_linear(const OpContext& context, const GatedLinearArgs& args) {
-  return few_token_gated_linear(context, args, best_tuning(args.linears.tokens));
 }
 
 }  // namespace onggi::cuda

@@ -26,19 +26,10 @@ struct FewTokenMember {
 struct FewTokenRun {
   DType dtype;
   int first_member;
-  int tiles;       // of all its members
-  int first_step;  // a step is row_warps tiles
+  int tiles;  // of all its members
 };
 
 enum class Activate : uint8_t { kNo, kGate };  // kGate: out = silu(member 0) * member 1
-
-// Where things lie in shared memory, bytes from its start.
-struct FewTokenShared {
-  int zeros, sums, squares, inverse_rms, partials, code, ring;
-  int ring_slot;   // bytes of one tile in the ring
-  int ring_slots;  // tiles of a warp's ring: 2 to 4
-  int total;
-};
 
 struct FewTokenParams {
   const void* x;  // [T, K], rows x_stride elements apart
@@ -47,25 +38,29 @@ struct FewTokenParams {
   float epsilon;
   bool x_is_bf16, x_has_vectors;  // rows aligned to 16 bytes
   bool out_is_bf16;
-  // The kernel before is few_token_lora_input, which starts this one after what wrote x was done: x may be
-  // read at once, and the wait comes before the outputs.
-  bool waits_late;
   Activate activate;
   int tokens, columns;  // T, K
-  int member_count, run_count, steps;
+  int column_tiles;     // of 256 columns
+  int member_count, run_count;
   FewTokenMember members[kMaxLinearGroup];
   FewTokenRun runs[kMaxLinearGroup];
-  // K is cut into slices, one for each blockIdx.y; the warps of a block are row_warps by column_warps.
-  int slice_columns, row_warps, column_warps;
-  FewTokenShared shared;
   const void* residual;  // [T, N] or null
   void* gated_out;       // [T, F], rows gated_stride apart
   int64_t gated_stride;
-  float* partials;       // f32 [part][T][partial_rows], or null where the kernel finishes the outputs
-  int64_t partial_rows;  // rows of all members, padded to tiles
-  int partial_count;
+  // K may be cut into slices, one for each blockIdx.y, whose sums go to memory and are added up by
+  // launch_few_token_finish.
+  int slices;
+  float* partials;          // f32 [slice][T][partial_rows], or null where there is one slice
+  int64_t partial_rows;     // rows of all members, padded to tiles
+  const float* factors;     // f32 [T], what finished sums are multiplied by; null: 1
   const float* nf4_tables;  // of nf4_tables.h
 };
+
+// Columns of activations are kept in this order in each 256, which is what a lane (g, p) of a product needs
+// in pieces of 16 bytes: column 64 p + 8 s + i at 32 s + 8 p + i.
+__device__ __forceinline__ int place_of_column(int column) {
+  return column % 8 + 8 * (column / 64 % 4) + 32 * (column / 8 % 8) + column / 256 * 256;
+}
 
 __device__ __forceinline__ float silu(float x) { return x / (1.0f + __expf(-x)); }
 
@@ -112,6 +107,12 @@ __device__ __forceinline__ void store_gated(const FewTokenParams& p, int row, in
   if (p.members[1].rank > 0) up += lora_term(p.members[1], row, token);
   store_activation(p.gated_out, p.out_is_bf16, token * p.gated_stride + row, silu(gate) * up);
 }
+// A slice's sum of a padded row for a token.
+__device__ __forceinline__ void store_partial(const FewTokenParams& p, const FewTokenMember& member, int row,
+                                              int token, float sum) {
+  p.partials[(static_cast<int64_t>(blockIdx.y) * p.tokens + token) * p.partial_rows + member.first_row +
+             row] = sum;
+}
 
 // Tile `tile` of a run: which member's, and which of its tiles. Gate and up alternate.
 struct TileOwner {
@@ -125,12 +126,66 @@ __device__ __forceinline__ TileOwner tile_owner(const FewTokenParams& p, const F
   return {member, tile};
 }
 
-// One block's rows of the grid's plan, by the tokens that a kernel takes.
-void launch_few_token_2(CudaStream& stream, const FewTokenParams& params, const LaunchShape& shape);
-void launch_few_token_8(CudaStream& stream, const FewTokenParams& params, const LaunchShape& shape);
-void launch_few_token_32(CudaStream& stream, const FewTokenParams& params, const LaunchShape& shape);
-void launch_few_token_64(CudaStream& stream, const FewTokenParams& params, const LaunchShape& shape);
-// Adds up the parts and finishes the outputs.
+// The power of two that brings the largest magnitude to [2^7, 2^8), and its inverse.
+struct PowerOfTwo {
+  float scale, inverse;
+};
+__device__ __forceinline__ PowerOfTwo power_for(float largest) {
+  // Below 2^-119 (or 0) as there: such activations are nothing.
+  const uint32_t exponent = max(__float_as_uint(largest) >> 23, 8u);
+  return {__uint_as_float((261u - exponent) << 23), __uint_as_float((exponent - 7u) << 23)};
+}
+
+// Eight columns from k on; zeros beyond K.
+__device__ __forceinline__ void load_input_8(const FewTokenParams& p, int token, int k, float (&values)[8]) {
+  const int64_t at = token * p.x_stride + k;
+  if (p.x_has_vectors && k + 8 <= p.columns) {
+    if (p.x_is_bf16) return load_8(static_cast<const BFloat16*>(p.x) + at, values);
+    return load_8(static_cast<const float*>(p.x) + at, values);
+  }
+#pragma unroll
+  for (int i = 0; i < 8; ++i)
+    values[i] = k + i < p.columns ? load_activation(p.x, p.x_is_bf16, at + i) : 0.0f;
+}
+// Times the norm's weight.
+__device__ __forceinline__ void apply_norm_8(const FewTokenParams& p, int k, float (&values)[8]) {
+  if (k + 8 <= p.columns && reinterpret_cast<uintptr_t>(p.norm) % 16 == 0) {
+    float weights[8];
+    load_8(p.norm + k, weights);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) values[i] *= weights[i];
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < 8; ++i)
+    if (k + i < p.columns) values[i] *= p.norm[k + i];
+}
+__device__ __forceinline__ float squares_of(const float (&values)[8]) {
+  float sum = 0;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) sum = fmaf(values[i], values[i], sum);
+  return sum;
+}
+__device__ __forceinline__ float largest_of(const float (&values)[8]) {
+  float largest = 0;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) largest = fmaxf(largest, fabsf(values[i]));
+  return largest;
+}
+
+// What operands of products are.
+enum class Operands : uint8_t { kF16, kBF16 };
+constexpr Operands operands_of(DType dtype) {
+  return dtype == DType::kBF16 ? Operands::kBF16 : Operands::kF16;
+}
+__device__ __forceinline__ uint4 pack_operands(Operands operands, float scale, const float (&values)[8]) {
+  float scaled[8];
+#pragma unroll
+  for (int i = 0; i < 8; ++i) scaled[i] = scale * values[i];
+  return operands == Operands::kBF16 ? pack_bf16_8(scaled) : pack_f16_8(scaled);
+}
+
+// Adds up the slices and finishes the outputs.
 void launch_few_token_finish(CudaStream& stream, const FewTokenParams& params, Overlap overlap);
 
 }  // namespace onggi::cuda

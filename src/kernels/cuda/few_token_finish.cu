@@ -1,4 +1,4 @@
-// Adds the parts of few_token_tensor.cuh up, in their order, and finishes the outputs.
+// Adds the sums of slices up, in their order, and finishes the outputs.
 #include "kernels/cuda/few_token.cuh"
 
 namespace onggi::cuda {
@@ -6,16 +6,16 @@ namespace {
 
 constexpr int kThreads = 128;
 
-__device__ __forceinline__ float sum_of_parts(const FewTokenParams& p, int64_t row, int token) {
+__device__ __forceinline__ float sum_of_slices(const FewTokenParams& p, int64_t row, int token) {
   const float* part = p.partials + token * p.partial_rows + row;
   const int64_t stride = p.tokens * p.partial_rows;
   float sum = 0;
 #pragma unroll 8
-  for (int i = 0; i < p.partial_count; ++i) sum += part[i * stride];
-  return sum;
+  for (int i = 0; i < p.slices; ++i) sum += part[i * stride];
+  return p.factors != nullptr ? p.factors[token] * sum : sum;
 }
 
-// One output a thread; blockIdx.y is the token. Gate and up of 64 tokens of Qwen3-8B: 25 MB of parts, in L2.
+// One output a thread; blockIdx.y is the token. Gate and up of 64 tokens of Qwen3-8B: 25 MB a slice, in L2.
 __global__ void __launch_bounds__(kThreads) finish_kernel(const __grid_constant__ FewTokenParams p) {
   grid_dependency_launch();
   grid_dependency_wait();
@@ -23,8 +23,8 @@ __global__ void __launch_bounds__(kThreads) finish_kernel(const __grid_constant_
   int row = static_cast<int>(blockIdx.x * kThreads + threadIdx.x);
   if (p.activate == Activate::kGate) {
     if (row >= p.members[0].rows) return;
-    store_gated(p, row, token, sum_of_parts(p, row, token),
-                sum_of_parts(p, p.members[1].first_row + row, token));
+    store_gated(p, row, token, sum_of_slices(p, row, token),
+                sum_of_slices(p, p.members[1].first_row + row, token));
     return;
   }
   if (row >= p.partial_rows) return;
@@ -32,7 +32,7 @@ __global__ void __launch_bounds__(kThreads) finish_kernel(const __grid_constant_
   while (index + 1 < p.member_count && row >= p.members[index + 1].first_row) ++index;
   const FewTokenMember& member = p.members[index];
   const int own = row - member.first_row;
-  if (own < member.rows) store_output(p, member, own, token, sum_of_parts(p, row, token));
+  if (own < member.rows) store_output(p, member, own, token, sum_of_slices(p, row, token));
 }
 
 }  // namespace

@@ -1,46 +1,35 @@
-// How the weights of each dtype come from the ring in shared memory into tensor core products: for a dtype
-// `issue` queues the copy of a tile of 16 rows into a slot of the ring, and `multiply` adds its product with
-// the activations to sums[n] (D of mma.m16n8k16: the lane's rows g and g + 8, tokens of tile n).
+// How the weights of each dtype come from global memory into a slot of a warp's ring in shared memory, and
+// from there into operands of tensor core products.
+//
+// A type of weights has:
+//   kOperands, kSlotBytes
+//   kHalves     a tile is 16 rows and, of each 256 columns, those whose places (place_of_column) make up
+//               kHalves of two halves: all 256 columns of most dtypes, 128 of plain ones
+//   issue       queues the copies of a tile
+//   Half        a half of a tile for a lane, columns 64 p + 32 h .. + 31 of its two rows: bits and scales
+//   operands    of products 2 j and 2 j + 1 of a half, columns 64 p + 32 h + 8 j .. + 7
 #pragma once
 
-#include "kernels/cuda/few_token_input.cuh"
+#include "kernels/cuda/few_token.cuh"
 #include "kernels/cuda/placed_formats.cuh"
 
 namespace onggi::cuda {
 
-// Where a tile's weights meet the activations in shared memory.
-struct TileInput {
-  int offset;         // bytes to its columns in a row of the activations
-  const float* sums;  // of its columns
+// What both rows' weights are made with, besides the slot.
+struct WeightTables {
+  const FewTokenMember* member;
+  const unsigned char* nf4;  // Nf4Weights::fill_table's
 };
-
-template <int kTiles, int kSpread>
-__device__ __forceinline__ void clear(float (&d)[kTiles][4], int n) {
-  d[n][0] = d[n][1] = d[n][2] = d[n][3] = 0.0f;
-}
-
-// sums += scale d - offset X for rows g (first) and g + 8.
-struct RowFactors {
-  float scale[2], offset[2];
-};
-__device__ __forceinline__ void add_scaled(float (&sums)[4], const float (&d)[4], const RowFactors& factors,
-                                           const float2& x) {
-#pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    sums[2 * r] += fmaf(factors.scale[r], d[2 * r], -factors.offset[r] * x.x);
-    sums[2 * r + 1] += fmaf(factors.scale[r], d[2 * r + 1], -factors.offset[r] * x.y);
-  }
-}
 
 template <typename Format>
 struct PlacedWeights {
-  static constexpr int kColumns = Format::kColumns;
-  static constexpr int kSlotBytes = Format::kBytes;
+  static constexpr Operands kOperands = Operands::kF16;
+  static constexpr int kHalves = 2, kSlotBytes = Format::kBytes, kGroups = Format::kGroups;
 
   static __device__ __forceinline__ void issue(const FewTokenParams& p, const FewTokenMember& member,
                                                int tile, int column_tile, unsigned char* slot) {
-    const int across = (p.columns + kColumns - 1) / kColumns;
-    const uint8_t* from = member.data + (static_cast<int64_t>(tile) * across + column_tile) * kSlotBytes;
+    const uint8_t* from =
+        member.data + (static_cast<int64_t>(tile) * p.column_tiles + column_tile) * kSlotBytes;
     constexpr int kPieces = kSlotBytes / 16;
 #pragma unroll
     for (int first = 0; first < kPieces; first += kWarp) {
@@ -49,202 +38,97 @@ struct PlacedWeights {
     }
   }
 
-  // The sums of the lane's unit of columns (of kSpread units from `unit` on) for its two tokens of tile n.
-  template <int kTiles, int kSpread>
-  static __device__ __forceinline__ float2 input_sum(const InputReader<kTiles, kSpread>& reader,
-                                                     const TileInput& input, int unit, int n) {
-    constexpr int kTokens = 8 * kTiles / kSpread;
-    const int token = 8 * n + 2 * reader.pair % InputReader<kTiles, kSpread>::kColumnTokens;
-    const int own = kSpread == 1 ? unit : unit + reader.pair * kSpread / 4;
-    if constexpr (Format::kUnits == 2) {
-      return *reinterpret_cast<const float2*>(input.sums + own * kTokens + token);
-    } else {
-      const float2 a = *reinterpret_cast<const float2*>(input.sums + 2 * own * kTokens + token);
-      const float2 b = *reinterpret_cast<const float2*>(input.sums + (2 * own + 1) * kTokens + token);
-      return make_float2(a.x + b.x, a.y + b.y);
-    }
-  }
-
-  template <int kTiles, int kSpread>
-  static __device__ __forceinline__ void multiply(const FewTokenMember&, const unsigned char* slot,
-                                                  const unsigned char*,
-                                                  const InputReader<kTiles, kSpread>& reader,
-                                                  const TileInput& input, float (&sums)[kTiles][4]) {
-    constexpr int kUnits = Format::kUnits;
-    const int lane = lane_index();
-    const typename Format::Row rows[2] = {Format::row(slot, reader.group),
-                                          Format::row(slot, reader.group + 8)};
-    const int selected = kSpread == 1 ? 0 : reader.pair * kSpread / 4;
-    float d[kTiles][4];
+  struct Half {
+    typename Format::Unit units[2];
+    typename Format::Factors factors[2][kGroups];
+    __device__ __forceinline__ Half(const WeightTables&, const unsigned char* slot, int h)
+        : units{Format::unit(slot, lane_index(), 2 * h), Format::unit(slot, lane_index(), 2 * h + 1)} {
 #pragma unroll
-    for (int j = 0; j < kColumns / 64; ++j) {
-      const typename Format::Chunk chunk = Format::chunk(slot, lane, j);
+      for (int r = 0; r < 2; ++r) {
+        Scale scales[kGroups];
+        Format::scales(slot, lane_index() / 4 + 8 * r, lane_index() % 4, h, scales);
 #pragma unroll
-      for (int c = 0; c < 2; ++c) {
-        const int s = 2 * j + c;
-        // Factors of the units that end in these 32 columns.
-        RowFactors factors[kUnits];
-#pragma unroll
-        for (int u = 0; u < kUnits; ++u) {
-          const int unit = kUnits * s + u;
-          if (unit % kSpread != kSpread - 1) continue;
-#pragma unroll
-          for (int r = 0; r < 2; ++r) {
-            const Scale scale = Format::scale(rows[r], unit + 1 - kSpread, selected);
-            factors[u].scale[r] = scale.scale;
-            factors[u].offset[r] = fmaf(scale.scale, Format::kBias, scale.minimum);
-          }
-        }
-        uint32_t pairs[Format::kParts][2][4];
-#pragma unroll
-        for (int part = 0; part < Format::kParts; ++part)
-#pragma unroll
-          for (int r = 0; r < 2; ++r)
-#pragma unroll
-            for (int q = 0; q < 4; ++q) pairs[part][r][q] = Format::pair(chunk, c, r, part, q);
-#pragma unroll
-        for (int n = 0; n < kTiles; ++n) {
-          uint2 x[2];
-          load_input(reader, input, s, n, x);
-#pragma unroll
-          for (int h = 0; h < 2; ++h) {
-            const int unit = kUnits * s + (kUnits == 2 ? h : 0);
-            const bool starts = unit % kSpread == 0 && (kUnits == 2 || h == 0);
-            const bool ends = unit % kSpread == kSpread - 1 && (kUnits == 2 || h == 1);
-            if (starts) d[n][0] = d[n][1] = d[n][2] = d[n][3] = 0.0f;
-#pragma unroll
-            for (int part = 0; part < Format::kParts; ++part) {
-              const uint32_t a[4] = {pairs[part][0][2 * h], pairs[part][1][2 * h], pairs[part][0][2 * h + 1],
-                                     pairs[part][1][2 * h + 1]};
-              mma_m16n8k16_bf16(d[n], a, x[h].x, x[h].y);
-            }
-            if (ends)
-              add_scaled(sums[n], d[n], factors[kUnits == 2 ? h : 0],
-                         input_sum(reader, input, unit + 1 - kSpread, n));
-          }
-        }
+        for (int group = 0; group < kGroups; ++group) factors[r][group] = Format::factors(scales[group]);
       }
     }
-  }
-
-  // The lane's operands of 32 columns, for both products of depth 16.
-  template <int kTiles, int kSpread>
-  static __device__ __forceinline__ void load_input(const InputReader<kTiles, kSpread>& reader,
-                                                    const TileInput& input, int s, int n, uint2 (&x)[2]) {
-    if constexpr (kSpread == 1 || Format::kUnits == 1) {
-      const uint4 both =
-          *reinterpret_cast<const uint4*>(reader.base(n, input.offset, s) + 64 * s + reader.unit[s % 4]);
-      x[0] = make_uint2(both.x, both.y);
-      x[1] = make_uint2(both.z, both.w);
-    } else {
+  };
+  static __device__ __forceinline__ void operands(const Half& half, const WeightTables&, int j,
+                                                  uint32_t (&a)[2][4]) {
+    const int group = kGroups == 2 ? j / 2 : 0;
 #pragma unroll
-      for (int h = 0; h < 2; ++h)
-        x[h] = *reinterpret_cast<const uint2*>(reader.base(n, input.offset, 2 * s + h) + 64 * s +
-                                               reader.unit[s % 4] + 8 * h);
-    }
+    for (int r = 0; r < 2; ++r)
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        a[i / 2][2 * (i % 2) + r] =
+            Format::weights(Format::pair(half.units[j / 2], r, 4 * (j % 2) + i), half.factors[r][group]);
   }
 };
 
-// Row-major f16 and bf16: K is a multiple of 8 and rows are aligned to 16 bytes. In the ring rows are 128
-// bytes; the lower and upper half of odd rows are exchanged, so that the lanes of a load meet all banks.
-// f16 is cut into two bf16 numbers, which together hold its 11 bits.
+// Row-major f16 and bf16: K is a multiple of 8 and rows are aligned to 16 bytes. A slot holds of each column
+// piece j and row r the 16 bytes of every lane, those of lane l at l ^ 2 j: so neither the copies nor the
+// loads meet in a bank.
 template <DType kDType>
 struct PlainWeights {
-  static constexpr int kColumns = 64;
-  static constexpr int kSlotBytes = 2 * kColumns * kTileRows;
+  static constexpr Operands kOperands = operands_of(kDType);
+  static constexpr int kHalves = 1, kSlotBytes = 2 * 128 * kTileRows;
 
-  static __device__ __forceinline__ int place(int row, int eight) {
-    return 128 * row + 16 * (eight ^ (4 * (row & 1)));
-  }
   static __device__ __forceinline__ void issue(const FewTokenParams& p, const FewTokenMember& member,
                                                int tile, int column_tile, unsigned char* slot) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int piece = lane_index() + kWarp * i, row = piece / 8, eight = piece % 8;
+    for (int i = 0; i < 8; ++i) {
+      const int piece = lane_index() + kWarp * i, row = piece / 16, pair = piece / 4 % 4, j = piece % 4;
       // Rows beyond N repeat the last one: nobody reads their sums.
       const int from_row = min(kTileRows * tile + row, member.rows - 1);
-      const int column = kColumns * column_tile + 8 * eight;
+      const int column = kTileColumns * (column_tile / 2) + 64 * pair + 32 * (column_tile % 2) + 8 * j;
       const bool inside = column < p.columns;
       const uint8_t* from =
           member.data + 2 * (static_cast<int64_t>(from_row) * p.columns + (inside ? column : 0));
-      cp_async_16(slot + place(row, eight), from, inside ? 16 : 0);
+      const int lane = 4 * (row % 8) + pair;
+      cp_async_16(slot + 16 * (kWarp * (2 * j + row / 8) + (lane ^ 2 * j)), from, inside ? 16 : 0);
     }
   }
 
-  template <int kTiles, int kSpread>
-  static __device__ __forceinline__ void multiply(const FewTokenMember&, const unsigned char* slot,
-                                                  const unsigned char*,
-                                                  const InputReader<kTiles, kSpread>& reader,
-                                                  const TileInput& input, float (&sums)[kTiles][4]) {
+  struct Half {
+    const unsigned char* slot;
+    __device__ __forceinline__ Half(const WeightTables&, const unsigned char* of, int) : slot(of) {}
+  };
+  static __device__ __forceinline__ void operands(const Half& half, const WeightTables&, int j,
+                                                  uint32_t (&a)[2][4]) {
 #pragma unroll
-    for (int c = 0; c < 2; ++c) {
-      uint32_t words[2][4];
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        const uint4 bits =
-            *reinterpret_cast<const uint4*>(slot + place(reader.group + 8 * r, 4 * c + reader.pair));
-        words[r][0] = bits.x, words[r][1] = bits.y, words[r][2] = bits.z, words[r][3] = bits.w;
-      }
-      // Lane (g, p) has the columns 8 p .. 8 p + 7 of 32: unit 2 (p % 2) + step, half p / 2 of the
-      // activations.
-      const int group = (input.offset / 64 + c) & 3;
-#pragma unroll
-      for (int step = 0; step < 2; ++step) {
-        const int unit = (2 * (reader.pair & 1) + step) ^ group ^ reader.swizzle;
-#pragma unroll
-        for (int n = 0; n < kTiles; ++n) {
-          // With spread columns one of them does the work.
-          const unsigned char* row = reader.takes(0) ? reader.row[n] + input.offset + 64 * c : reader.zeros;
-          const uint2 x = *reinterpret_cast<const uint2*>(row + 16 * unit + 8 * (reader.pair / 2));
-          multiply_step(words, step, x, sums[n]);
-        }
-      }
+    for (int r = 0; r < 2; ++r) {
+      const uint4 words =
+          *reinterpret_cast<const uint4*>(half.slot + 16 * (kWarp * (2 * j + r) + (lane_index() ^ 2 * j)));
+      a[0][r] = words.x, a[0][2 + r] = words.y, a[1][r] = words.z, a[1][2 + r] = words.w;
     }
-  }
-
- private:
-  static __device__ __forceinline__ void multiply_step(const uint32_t (&words)[2][4], int step,
-                                                       const uint2& x, float (&sums)[4]) {
-    uint32_t a[4] = {words[0][2 * step], words[1][2 * step], words[0][2 * step + 1], words[1][2 * step + 1]};
-    if constexpr (kDType == DType::kF16) {
-      uint32_t rest[4];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const float2 exact = unpack_f16(a[i]);
-        a[i] = pack_bf16(exact.x, exact.y);
-        const float2 rounded = unpack_bf16(a[i]);
-        rest[i] = pack_bf16(exact.x - rounded.x, exact.y - rounded.y);
-      }
-      mma_m16n8k16_bf16(sums, rest, x.x, x.y);
-    }
-    mma_m16n8k16_bf16(sums, a, x.x, x.y);
   }
 };
 
-// NF4 with K a multiple of 256. A slot: 16 rows of 128 bytes, pieces of 16 bytes permuted by 2 (row % 4);
-// then of each row four 8-bit absmaxes, then of each row the factor that these share.
+// NF4 with K a multiple of 256. A slot: of each half h and row r the 16 bytes of every lane, those of lane l
+// at l ^ 4 h; then of each row four 8-bit absmaxes, then of each row the factor that these share. A lane has
+// a whole block of 64 values in each row.
 //
-// Bytes become pairs of bf16 by a table with a column for each lane (so that no two meet in a bank):
-// [256][32] words, then the dynamic code, 256 floats. A step of a product takes bytes 2 i and 2 i + 1 of the
-// 8 bytes, 16 columns, that lane (g, p) has of 64: columns 16 p + 4 i .. + 3.
+// Bytes become pairs of f16 by a table with a column for each lane (so that no two meet in a bank): [256][32]
+// words, then the dynamic code, 256 floats.
 struct Nf4Weights {
-  static constexpr int kColumns = 256;
-  static constexpr int kSlotBytes = 2048 + 64 + 64;
+  static constexpr Operands kOperands = Operands::kF16;
+  static constexpr int kHalves = 2, kSlotBytes = 2048 + 64 + 64;
   static constexpr int kTableBytes = 256 * 128 + 1024;
 
   static __device__ __forceinline__ void issue(const FewTokenParams& p, const FewTokenMember& member,
                                                int tile, int column_tile, unsigned char* slot) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const int piece = lane_index() + kWarp * i, row = piece / 8, sixteen = piece % 8;
+      const int piece = lane_index() + kWarp * i, row = piece / 8, pair = piece / 2 % 4, h = piece % 2;
       const int from_row = min(kTileRows * tile + row, member.rows - 1);
-      cp_async_16(slot + 128 * row + 16 * (sixteen ^ (2 * (row & 3))),
-                  member.data + (static_cast<int64_t>(from_row) * p.columns + kColumns * column_tile) / 2 +
-                      16 * sixteen);
+      const int lane = 4 * (row % 8) + pair;
+      cp_async_16(slot + 16 * (kWarp * (2 * h + row / 8) + (lane ^ 4 * h)),
+                  member.data +
+                      (static_cast<int64_t>(from_row) * p.columns + kTileColumns * column_tile) / 2 +
+                      16 * (piece % 8));
     }
     const int row = lane_index() % kTileRows;
     const int from_row = min(kTileRows * tile + row, member.rows - 1);
-    const int64_t block = (static_cast<int64_t>(from_row) * p.columns + kColumns * column_tile) / 64;
+    const int64_t block = (static_cast<int64_t>(from_row) * p.columns + kTileColumns * column_tile) / 64;
     if (lane_index() < kTileRows) {
       cp_async_4(slot + 2048 + 4 * row, member.nf4_absmax + block);
     } else {
@@ -255,73 +139,101 @@ struct Nf4Weights {
   static __device__ void fill_table(const float* tables, unsigned char* table) {
     for (int i = threadIdx.x; i < 256 * kWarp; i += static_cast<int>(blockDim.x)) {
       const int byte = i / kWarp;
-      reinterpret_cast<uint32_t*>(table)[i] = pack_bf16(tables[byte / 16], tables[byte % 16]);
+      reinterpret_cast<uint32_t*>(table)[i] = pack_f16(tables[byte / 16], tables[byte % 16]);
     }
     for (int i = threadIdx.x; i < 256; i += static_cast<int>(blockDim.x))
       reinterpret_cast<float*>(table + 256 * 128)[i] = tables[16 + i];
   }
 
-  template <int kTiles, int kSpread>
-  static __device__ __forceinline__ void multiply(const FewTokenMember& member, const unsigned char* slot,
-                                                  const unsigned char* table,
-                                                  const InputReader<kTiles, kSpread>& reader,
-                                                  const TileInput& input, float (&sums)[kTiles][4]) {
-    const int lane = lane_index(), group = reader.group, pair = reader.pair;
-    const unsigned char* lane_table = table + 4 * lane;
-    const auto* dynamic = reinterpret_cast<const float*>(table + 256 * 128);
-    uint32_t absmax[2];
-    float nested[2];
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      absmax[r] = *reinterpret_cast<const uint32_t*>(slot + 2048 + 4 * (group + 8 * r));
-      nested[r] = *reinterpret_cast<const float*>(slot + 2112 + 4 * (group + 8 * r));
-    }
-    const int selected = kSpread == 1 ? 0 : pair * kSpread / 4;
-    float d[kTiles][4];
-#pragma unroll
-    for (int block = 0; block < 4; ++block) {
-      uint2 bytes[2];
-#pragma unroll
-      for (int r = 0; r < 2; ++r)
-        bytes[r] = *reinterpret_cast<const uint2*>(slot + 128 * (group + 8 * r) +
-                                                   16 * ((2 * block + pair / 2) ^ (2 * (group & 3))) +
-                                                   8 * (pair & 1));
-#pragma unroll
-      for (int n = 0; n < kTiles; ++n)
-        if (block % kSpread == 0) d[n][0] = d[n][1] = d[n][2] = d[n][3] = 0.0f;
-      const int input_group = 2 * block + pair / 2;
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        uint32_t a[4];
-#pragma unroll
-        for (int r = 0; r < 2; ++r) {
-          const uint32_t word = i < 2 ? bytes[r].x : bytes[r].y;
-#pragma unroll
-          for (int b = 0; b < 2; ++b)
-            a[r + 2 * b] = *reinterpret_cast<const uint32_t*>(
-                lane_table + (format_detail::shift_right(word, 8 * (2 * (i % 2) + b) - 7) & 0x7F80u));
-        }
-        const int unit = i ^ (input_group & 3) ^ reader.swizzle;
-#pragma unroll
-        for (int n = 0; n < kTiles; ++n) {
-          const uint2 x = *reinterpret_cast<const uint2*>(reader.base(n, input.offset, block) +
-                                                          64 * input_group + 16 * unit + 8 * (pair & 1));
-          mma_m16n8k16_bf16(d[n], a, x.x, x.y);
-        }
-      }
-      if (block % kSpread != kSpread - 1) continue;
-      float scale[2];
+  struct Half {
+    __half2 absmax[2];
+    uint32_t words[2][4];
+    __device__ __forceinline__ Half(const WeightTables& tables, const unsigned char* slot, int h) {
+      const auto* dynamic = reinterpret_cast<const float*>(tables.nf4 + 256 * 128);
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
-        const uint32_t index = absmax[r] >> (8 * (block + 1 - kSpread + selected)) & 255u;
-        scale[r] = fmaf(dynamic[index], nested[r], member.nf4_offset);
+        const int row = lane_index() / 4 + 8 * r;
+        const float nested = *reinterpret_cast<const float*>(slot + 2112 + 4 * row);
+        absmax[r] = __float2half2_rn(
+            fmaf(dynamic[slot[2048 + 4 * row + lane_index() % 4]], nested, tables.member->nf4_offset));
+        const uint4 bits =
+            *reinterpret_cast<const uint4*>(slot + 16 * (kWarp * (2 * h + r) + (lane_index() ^ 4 * h)));
+        words[r][0] = bits.x, words[r][1] = bits.y, words[r][2] = bits.z, words[r][3] = bits.w;
       }
-#pragma unroll
-      for (int n = 0; n < kTiles; ++n)
-#pragma unroll
-        for (int i = 0; i < 4; ++i) sums[n][i] = fmaf(scale[i / 2], d[n][i], sums[n][i]);
     }
+  };
+  static __device__ __forceinline__ void operands(const Half& half, const WeightTables& tables, int j,
+                                                  uint32_t (&a)[2][4]) {
+    const unsigned char* lane_table = tables.nf4 + 4 * lane_index();
+#pragma unroll
+    for (int r = 0; r < 2; ++r)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const uint32_t codes = *reinterpret_cast<const uint32_t*>(
+            lane_table + (format_detail::shift_right(half.words[r][j], 8 * i - 7) & 0x7F80u));
+        a[i / 2][2 * (i % 2) + r] =
+            format_detail::bits_of(__hmul2(format_detail::halves(codes), half.absmax[r]));
+      }
   }
 };
+
+template <Operands kOperands>
+__device__ __forceinline__ void multiply_16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  if constexpr (kOperands == Operands::kF16) {
+    mma_m16n8k16_f16(d, a, b0, b1);
+  } else {
+    mma_m16n8k16_bf16(d, a, b0, b1);
+  }
+}
+
+// Runs body(Weights{}) for the weights of a dtype (nothing for one that has none).
+template <typename Body>
+__device__ __forceinline__ void with_weights(DType dtype, const Body& body) {
+  switch (dtype) {
+    case DType::kQ4_K:
+      return body(PlacedWeights<FormatQ4K>{});
+    case DType::kQ5_K:
+      return body(PlacedWeights<FormatQ5K>{});
+    case DType::kQ6_K:
+      return body(PlacedWeights<FormatQ6K>{});
+    case DType::kQ8_0:
+      return body(PlacedWeights<FormatQ8_0>{});
+    case DType::kQ4_0:
+      return body(PlacedWeights<FormatQ4_0>{});
+    case DType::kQ3_K:
+      return body(PlacedWeights<FormatQ3K>{});
+    case DType::kQ2_K:
+      return body(PlacedWeights<FormatQ2K>{});
+    case DType::kNF4:
+      return body(Nf4Weights{});
+    case DType::kBF16:
+      return body(PlainWeights<DType::kBF16>{});
+    case DType::kF16:
+      return body(PlainWeights<DType::kF16>{});
+    default:
+      return;
+  }
+}
+
+// Bytes of a slot, and halves of a tile, of a dtype's weights.
+inline int slot_bytes_of(DType dtype) {
+  if (dtype == DType::kNF4) return Nf4Weights::kSlotBytes;
+  return is_placed_in_tiles(dtype) ? placed_tile_bytes(dtype) : PlainWeights<DType::kBF16>::kSlotBytes;
+}
+constexpr int halves_of(DType dtype) { return dtype == DType::kNF4 || is_placed_in_tiles(dtype) ? 2 : 1; }
+// Whether the kernels can read a member's rows.
+inline bool can_read(const FewTokenMember& member, int columns) {
+  const auto address = reinterpret_cast<uintptr_t>(member.data);
+  if (address % 16 != 0) return false;
+  switch (member.dtype) {
+    case DType::kNF4:
+      return columns % kTileColumns == 0 && reinterpret_cast<uintptr_t>(member.nf4_absmax) % 4 == 0;
+    case DType::kBF16:
+    case DType::kF16:
+      return columns % 8 == 0;
+    default:
+      return is_placed_in_tiles(member.dtype);
+  }
+}
 
 }  // namespace onggi::cuda

@@ -30,31 +30,46 @@ struct Raw {
   }
 };
 
+// d, dmin, and scales and minimums regrouped: byte p of three words is of lane p.
+template <typename Block>
+__device__ void store_six_bit_scales(Raw<Block> block, uint8_t* to) {
+  for (int i = 0; i < 4; ++i) to[i] = block.at[i];
+  const uint8_t* packed = block.at + 4;  // blocks/q4_k.h: q4k_scale_min
+  for (int p = 0; p < 4; ++p) {
+    uint32_t bits = 0;
+    for (int group = 0; group < 2; ++group) {
+      const int s = 2 * p + group;
+      const uint32_t scale = s < 4 ? packed[s] & 63 : (packed[s + 4] & 15) | (packed[s - 4] >> 6) << 4;
+      const uint32_t minimum = s < 4 ? packed[s + 4] & 63 : packed[s + 4] >> 4 | (packed[s] >> 6) << 4;
+      bits |= (scale | minimum << 6) << (12 * group);
+    }
+    for (int i = 0; i < 3; ++i) to[4 + 4 * i + p] = static_cast<uint8_t>(bits >> (8 * i));
+  }
+}
+
 // For each dtype: value k of a block as the unsigned number whose bits the planes hold, and the scales.
 struct SourceQ4K {
   using Block = BlockQ4K;
   static constexpr DType kDType = DType::kQ4_K;
-  static constexpr int kNibbles = 1, kTwoBits = 0, kOneBit = 0;
-  static constexpr int kScaleOffset = 2048;
+  static constexpr int kBits = 4;
   static __device__ int value(Raw<Block> block, int k) {
     return block.byte(offsetof(Block, qs) + 32 * (k / 64) + k % 32) >> (4 * (k / 32 % 2)) & 15;
   }
   static __device__ void scales(Raw<Block> block, int row, int, uint8_t* to) {
-    for (int i = 0; i < 16; ++i) to[16 * row + i] = block.at[i];
+    store_six_bit_scales(block, to + 16 * row);
   }
 };
 
 struct SourceQ5K {
   using Block = BlockQ5K;
   static constexpr DType kDType = DType::kQ5_K;
-  static constexpr int kNibbles = 1, kTwoBits = 0, kOneBit = 1;
-  static constexpr int kScaleOffset = 2560;
+  static constexpr int kBits = 5;
   static __device__ int value(Raw<Block> block, int k) {
     const int low = block.byte(offsetof(Block, qs) + 32 * (k / 64) + k % 32) >> (4 * (k / 32 % 2)) & 15;
     return low | (block.byte(offsetof(Block, qh) + k % 32) >> (k / 32) & 1) << 4;
   }
   static __device__ void scales(Raw<Block> block, int row, int, uint8_t* to) {
-    for (int i = 0; i < 16; ++i) to[16 * row + i] = block.at[i];
+    store_six_bit_scales(block, to + 16 * row);
   }
 };
 
@@ -68,8 +83,7 @@ __device__ void store_pair_of_d(uint32_t d, int row, uint8_t* to) {
 struct SourceQ6K {
   using Block = BlockQ6K;
   static constexpr DType kDType = DType::kQ6_K;
-  static constexpr int kNibbles = 1, kTwoBits = 1, kOneBit = 0;
-  static constexpr int kScaleOffset = 3072;
+  static constexpr int kBits = 6;
   static __device__ int value(Raw<Block> block, int k) {
     const int half = k / 128, j = k / 32 % 4, l = k % 32;
     const int low = block.byte(offsetof(Block, ql) + 64 * half + 32 * (j % 2) + l) >> (4 * (j / 2)) & 15;
@@ -84,8 +98,7 @@ struct SourceQ6K {
 struct SourceQ3K {
   using Block = BlockQ3K;
   static constexpr DType kDType = DType::kQ3_K;
-  static constexpr int kNibbles = 0, kTwoBits = 1, kOneBit = 1;
-  static constexpr int kScaleOffset = 1536;
+  static constexpr int kBits = 3;
   static __device__ int value(Raw<Block> block, int k) {
     const int half = k / 128, j = k / 32 % 4, l = k % 32;
     const int low = block.byte(offsetof(Block, qs) + 32 * half + l) >> (2 * j) & 3;
@@ -106,8 +119,7 @@ struct SourceQ3K {
 struct SourceQ2K {
   using Block = BlockQ2K;
   static constexpr DType kDType = DType::kQ2_K;
-  static constexpr int kNibbles = 0, kTwoBits = 1, kOneBit = 0;
-  static constexpr int kScaleOffset = 1024;
+  static constexpr int kBits = 2;
   static __device__ int value(Raw<Block> block, int k) {
     return block.byte(offsetof(Block, qs) + 32 * (k / 128) + k % 32) >> (2 * (k / 32 % 4)) & 3;
   }
@@ -120,19 +132,17 @@ struct SourceQ2K {
 struct SourceQ8_0 {
   using Block = BlockQ8_0;
   static constexpr DType kDType = DType::kQ8_0;
-  static constexpr int kNibbles = 2, kTwoBits = 0, kOneBit = 0;
-  static constexpr int kScaleOffset = 2048;
+  static constexpr int kBits = 8;
   static __device__ int value(Raw<Block> block, int k) { return block.byte(offsetof(Block, qs) + k) ^ 0x80; }
   static __device__ void scales(Raw<Block> block, int row, int index, uint8_t* to) {
-    for (int i = 0; i < 2; ++i) to[8 * row + 2 * index + i] = block.at[i];
+    for (int i = 0; i < 2; ++i) to[16 * row + 2 * index + i] = block.at[i];
   }
 };
 
 struct SourceQ4_0 {
   using Block = BlockQ4_0;
   static constexpr DType kDType = DType::kQ4_0;
-  static constexpr int kNibbles = 1, kTwoBits = 0, kOneBit = 0;
-  static constexpr int kScaleOffset = 2048;
+  static constexpr int kBits = 4;
   static __device__ int value(Raw<Block> block, int k) {
     return block.byte(offsetof(Block, qs) + k % 16) >> (4 * (k / 16)) & 15;
   }
@@ -141,78 +151,73 @@ struct SourceQ4_0 {
   }
 };
 
-// Column of the first (odd: second) value of pair q that lane p has in 32 columns s.
-__device__ __forceinline__ int column_of(int s, int p, int q, int odd) {
-  return 32 * s + 16 * (q / 2) + 4 * p + 2 * (q % 2) + odd;
+// Values of a tile, and the lane (g, p) that has them.
+using Values = uint8_t[kTileRows][kTileColumns];
+__device__ __forceinline__ uint32_t value_of(const Values& values, int lane, int r, int u, int column) {
+  return values[lane / 4 + 8 * r][64 * (lane % 4) + 16 * u + column];
 }
 
-// A block repacks one tile. values[row][column] are those of the tile.
-template <typename Source>
-class Repack {
- public:
-  static constexpr int kColumns = placed_tile(Source::kDType).columns;
-  using Values = uint8_t[kTileRows][kColumns];
-
-  // Bits [from, from + 4) of the values: [chunk][lane][word 2 c + r], chunks chunk_stride bytes apart.
-  static __device__ void nibbles(const Values& values, int from, int chunk_stride, uint8_t* to) {
-    for (int i = threadIdx.x; i < kColumns / 64 * 128; i += kThreads) {
-      const int j = i / 128, lane = i / 4 % 32, c = i / 2 % 2, r = i % 2;
-      uint32_t word = 0;
-      for (int q = 0; q < 4; ++q)
-        for (int odd = 0; odd < 2; ++odd) {
-          const uint32_t value = values[lane / 4 + 8 * r][column_of(2 * j + c, lane % 4, q, odd)];
-          word |= (value >> from & 15u) << (4 * q + 16 * odd);
-        }
-      *reinterpret_cast<uint32_t*>(to + chunk_stride * j + 4 * (i % 128)) = word;
-    }
+// The planes of placed_layout.h, a word a thread. [unit][r][lane] four words:
+__device__ void store_bytes(const Values& values, uint8_t* to) {
+  for (int i = threadIdx.x; i < 4 * 2 * kWarp * 4; i += kThreads) {
+    const int word = i % 4, lane = i / 4 % kWarp, r = i / (4 * kWarp) % 2, u = i / (8 * kWarp);
+    uint32_t bits = 0;
+    for (int k = 0; k < 4; ++k) bits |= value_of(values, lane, r, u, 4 * word + k) << (8 * k);
+    reinterpret_cast<uint32_t*>(to)[i] = bits;
   }
-  // [chunk][lane][word c]
-  static __device__ void two_bits(const Values& values, int from, uint8_t* to) {
-    for (int i = threadIdx.x; i < kColumns / 64 * 64; i += kThreads) {
-      const int j = i / 64, lane = i / 2 % 32, c = i % 2;
-      uint32_t word = 0;
-      for (int r = 0; r < 2; ++r)
-        for (int q = 0; q < 4; ++q)
-          for (int odd = 0; odd < 2; ++odd) {
-            const uint32_t value = values[lane / 4 + 8 * r][column_of(2 * j + c, lane % 4, q, odd)];
-            word |= (value >> from & 3u) << (2 * (q + 4 * r) + 16 * odd);
-          }
-      *reinterpret_cast<uint32_t*>(to + 4 * i) = word;
+}
+// [unit][lane] four words
+__device__ void store_nibbles(const Values& values, int destination, uint8_t* to) {
+  for (int i = threadIdx.x; i < 4 * kWarp * 4; i += kThreads) {
+    const int r = i / 2 % 2, half = i % 2, lane = i / 4 % kWarp, u = i / (4 * kWarp);
+    uint32_t bits = 0;
+    for (int k = 0; k < 8; ++k) {
+      const uint32_t value = value_of(values, lane, r, u, 8 * half + k);
+      for (int bit = 0; bit < 4; ++bit)
+        bits |= (value >> bit & 1u) << nibble_bit(destination, k / 2, bit, k % 2);
     }
+    reinterpret_cast<uint32_t*>(to)[i] = bits;
   }
-  // [chunk][lane]
-  static __device__ void one_bit(const Values& values, int from, uint8_t* to) {
-    for (int i = threadIdx.x; i < kColumns / 64 * 32; i += kThreads) {
-      const int j = i / 32, lane = i % 32;
-      uint32_t word = 0;
-      for (int c = 0; c < 2; ++c)
-        for (int r = 0; r < 2; ++r)
-          for (int q = 0; q < 4; ++q)
-            for (int odd = 0; odd < 2; ++odd) {
-              const uint32_t value = values[lane / 4 + 8 * r][column_of(2 * j + c, lane % 4, q, odd)];
-              word |= (value >> from & 1u) << (q + 4 * r + 8 * c + 16 * odd);
-            }
-      *reinterpret_cast<uint32_t*>(to + 4 * i) = word;
-    }
+}
+// Bits `from` and from + 1: [unit][lane] two words
+__device__ void store_two_bits(const Values& values, int from, uint8_t* to) {
+  for (int i = threadIdx.x; i < 4 * kWarp * 2; i += kThreads) {
+    const int r = i % 2, lane = i / 2 % kWarp, u = i / (2 * kWarp);
+    uint32_t bits = 0;
+    for (int k = 0; k < 16; ++k)
+      bits |= (value_of(values, lane, r, u, k) >> from & 3u) << (2 * (k / 2) + 16 * (k % 2));
+    reinterpret_cast<uint32_t*>(to)[i] = bits;
   }
-};
+}
+// Bit `from`: [unit][lane] one word
+__device__ void store_one_bit(const Values& values, int from, uint8_t* to) {
+  for (int i = threadIdx.x; i < 4 * kWarp; i += kThreads) {
+    const int lane = i % kWarp, u = i / kWarp;
+    uint32_t bits = 0;
+    for (int r = 0; r < 2; ++r)
+      for (int k = 0; k < 16; ++k)
+        bits |= (value_of(values, lane, r, u, k) >> from & 1u) << (8 * r + k / 2 + 16 * (k % 2));
+    reinterpret_cast<uint32_t*>(to)[i] = bits;
+  }
+}
 
 // raw: `rows` rows of K / kElements blocks; blockIdx.x is the tile of the output.
 template <typename Source>
 __global__ void __launch_bounds__(kThreads)
     repack_kernel(const uint8_t* raw, int64_t rows, int64_t columns, int across, uint8_t* out) {
   using Block = typename Source::Block;
-  constexpr int kColumns = Repack<Source>::kColumns;
-  constexpr int kTileBytes = placed_tile(Source::kDType).bytes;
-  __shared__ uint8_t values[kTileRows][kColumns];
+  constexpr int kColumns = kTileColumns, kBits = Source::kBits;
+  constexpr int kTileBytes = placed_tile_bytes(Source::kDType);
+  constexpr int kScaleOffset = kTileRows * kTileColumns * kBits / 8;
+  __shared__ Values values;
   const int64_t first_row = static_cast<int64_t>(blockIdx.x) / across * kTileRows;
   const int64_t first_column = static_cast<int64_t>(blockIdx.x) % across * kColumns;
   const int64_t row_blocks = columns / Block::kElements;
   uint8_t* tile = out + static_cast<int64_t>(blockIdx.x) * kTileBytes;
-  uint8_t* scales = tile + Source::kScaleOffset;
+  uint8_t* scales = tile + kScaleOffset;
 
   // What is outside of the weight has a scale of 0; its values do not matter.
-  for (int i = threadIdx.x; i < (kTileBytes - Source::kScaleOffset) / 4; i += kThreads)
+  for (int i = threadIdx.x; i < (kTileBytes - kScaleOffset) / 4; i += kThreads)
     reinterpret_cast<uint32_t*>(scales)[i] = 0;
   for (int i = threadIdx.x; i < kTileRows * kColumns; i += kThreads) {
     const int row = i / kColumns, column = i % kColumns;
@@ -231,21 +236,18 @@ __global__ void __launch_bounds__(kThreads)
     const int64_t block = (first_row + row) * row_blocks + first_column / Block::kElements + index;
     Source::scales({raw + block * static_cast<int64_t>(sizeof(Block))}, row, index, scales);
   }
-  // Planes as in placed_layout.h; the upper bits of a value follow the lower ones.
-  constexpr int kChunkBytes = 512 * Source::kNibbles;
-  if constexpr (Source::kNibbles > 0) Repack<Source>::nibbles(values, 0, kChunkBytes, tile);
-  if constexpr (Source::kNibbles > 1) Repack<Source>::nibbles(values, 4, kChunkBytes, tile + 512);
-  constexpr int kAfterNibbles = kColumns / 64 * kChunkBytes;
-  if constexpr (Source::kTwoBits > 0)
-    Repack<Source>::two_bits(values, 4 * Source::kNibbles, tile + kAfterNibbles);
-  constexpr int kAfterTwoBits = kAfterNibbles + 1024 * Source::kTwoBits;
-  if constexpr (Source::kOneBit > 0)
-    Repack<Source>::one_bit(values, 4 * Source::kNibbles + 2 * Source::kTwoBits, tile + kAfterTwoBits);
+  // The upper bits of a value follow the lower ones.
+  if constexpr (kBits == 8) store_bytes(values, tile);
+  if constexpr (kBits >= 4 && kBits < 8) store_nibbles(values, nibble_destination(Source::kDType), tile);
+  if constexpr (kBits == 6) store_two_bits(values, 4, tile + 2048);
+  if constexpr (kBits == 5) store_one_bit(values, 4, tile + 2048);
+  if constexpr (kBits < 4) store_two_bits(values, 0, tile);
+  if constexpr (kBits == 3) store_one_bit(values, 2, tile + 1024);
 }
 
 template <typename Source>
 void repack(CudaStream& stream, const uint8_t* raw, int64_t rows, int64_t columns, uint8_t* out) {
-  const int64_t across = column_tiles(Source::kDType, columns);
+  const int64_t across = column_tiles(columns);
   launch(stream, "repack_blocks", {.grid = blocks_for(row_tiles(rows) * across, 1), .block = kThreads},
          repack_kernel<Source>, raw, rows, columns, static_cast<int>(across), out);
 }
@@ -279,7 +281,7 @@ WeightView place_block_weight(Stream& stream, const WeightView& host, std::vecto
   const int64_t row_bytes = dtype_bytes(host.dtype, host.columns);
   buffers.push_back(stream.allocate(static_cast<size_t>(placed_bytes(host.dtype, host.rows, host.columns))));
   auto* placed = buffers.back().as<uint8_t>();
-  const int64_t tile_row_bytes = column_tiles(host.dtype, host.columns) * placed_tile(host.dtype).bytes;
+  const int64_t tile_row_bytes = column_tiles(host.columns) * placed_tile_bytes(host.dtype);
   const int64_t piece_rows = std::max<int64_t>(kPieceBytes / row_bytes / kTileRows, 1) * kTileRows;
   const auto* bytes = static_cast<const uint8_t*>(host.data);
   auto* raw =

@@ -1,26 +1,23 @@
 // Reading placed tiles (placed_layout.h), from global or shared memory.
 //
 // A format is a struct of static functions over `tile`, the 16-byte aligned bytes of one tile:
-//   kColumns, kBytes  of a tile
-//   kUnits            scales per 32 columns: 1 or 2 (one for each h)
-//   kParts            bf16 numbers whose sum is kBias + value: 1 or 2
-//   chunk(tile, lane, j)          a lane's bits of 64 columns
-//   pair(chunk, c, r, part, q)    two neighbours as bf16: kBias + value, where kParts is 1
-//   row(tile, row)                the scales of a row
-//   scale(row, base, selected)    of unit base + selected, base a constant multiple of 4 unless selected is 0
-// A weight is scale * (sum of parts - kBias) - minimum.
+//   kBytes          of a tile
+//   kGroups         scales for a half of a lane's columns, which is 32: 1, or 2 for 16 columns each
+//   unit(tile, lane, u)        a lane's bits of 16 columns of its two rows
+//   pair(unit, r, i)           the bits of two neighbours as f16 numbers that count the stored value
+//   whole(pair)                the weights without scale and minimum: exact whole numbers
+//   scales(tile, row, p, h, out)  of lane p's half h of a row: weight = scale * whole - minimum
+//   Factors, factors(scale), weights(pair, factors)    the weights as f16, for products
+// f16 numbers are made without arithmetic: under the exponent of 1 the mantissa's upper bits count.
 //
-// bf16 numbers are made without arithmetic: below the exponent of 128 the seven bits of the mantissa count
-// ones, below that of 2048 they count sixteens.
+// Weights for products are rounded to f16 once, at the end, but for an error of 2^-12 (minimum + the scale
+// times 2^bits) where a format has minimums: a 160th of a step of Q4_K at most.
 #pragma once
 
 #include "kernels/cuda/placed_layout.h"
 #include "kernels/cuda/vector.cuh"
 
 namespace onggi::cuda {
-
-inline constexpr uint32_t kOnes = 0x43004300u;      // two bf16 of 128
-inline constexpr uint32_t kSixteens = 0x45004500u;  // two bf16 of 2048
 
 struct Scale {
   float scale;
@@ -29,24 +26,45 @@ struct Scale {
 
 namespace format_detail {
 
+inline constexpr uint32_t kOnes = 0x3C003C00u;  // two f16 of 1
+
+__device__ __forceinline__ __half2 halves(uint32_t bits) {
+  return __halves2half2(__ushort_as_half(static_cast<unsigned short>(bits)),
+                        __ushort_as_half(static_cast<unsigned short>(bits >> 16)));
+}
+__device__ __forceinline__ uint32_t bits_of(__half2 pair) {
+  return static_cast<uint32_t>(__half_as_ushort(__low2half(pair))) |
+         static_cast<uint32_t>(__half_as_ushort(__high2half(pair))) << 16;
+}
 __device__ __forceinline__ uint32_t shift_right(uint32_t word, int bits) {
   return bits >= 0 ? word >> bits : word << -bits;
 }
-__device__ __forceinline__ uint32_t nibbles(uint32_t word, int q, uint32_t exponent) {
-  return (word >> (4 * q) & 0x000F000Fu) | exponent;
+// Pair f of a word of 4 bits at its destination, beside what the others leave there.
+__device__ __forceinline__ uint32_t moved_nibbles(uint32_t word, int f) {
+  if (f == 0) return word;
+  if (f == 1) return word << 4;
+  if (f == 2) return word >> 4;
+  return __byte_perm(word, 0, 0x2103);
 }
-// Two bits from bit 2 q on, moved to bit `to`.
-__device__ __forceinline__ uint32_t two_bits(uint32_t word, int q, int to) {
-  return shift_right(word, 2 * q - to) & (0x00030003u << to);
+template <int kDestination>
+__device__ __forceinline__ uint32_t nibbles(uint32_t word, int f) {
+  return (moved_nibbles(word, f) & (0x000F000Fu << kDestination)) | kOnes;
 }
-__device__ __forceinline__ uint32_t one_bit(uint32_t word, int q, int to) {
-  return shift_right(word, q - to) & (0x00010001u << to);
+// Two bits (or one) from bit `from` of both halves, moved to bit `to`.
+__device__ __forceinline__ uint32_t two_bits(uint32_t word, int from, int to) {
+  return shift_right(word, from - to) & (0x00030003u << to);
+}
+__device__ __forceinline__ uint32_t one_bit(uint32_t word, int from, int to) {
+  return shift_right(word, from - to) & (0x00010001u << to);
 }
 
-// 2^23 + byte `index` of the word: the byte in the low end of a float's mantissa.
-inline constexpr float kByteBase = 8388608.0f;
+// 2^23 + n: n in the low end of a float's mantissa.
+inline constexpr float kWholeBase = 8388608.0f;
 __device__ __forceinline__ float based_byte(uint32_t word, int index) {
   return __uint_as_float(__byte_perm(word, 0x4B000000u, 0x7440u + static_cast<uint32_t>(index)));
+}
+__device__ __forceinline__ float based_bits(uint32_t word, int from, uint32_t mask) {
+  return __uint_as_float((word >> from & mask) | 0x4B000000u);
 }
 __device__ __forceinline__ float half_value(uint32_t bits) {
   return __half2float(__ushort_as_half(static_cast<unsigned short>(bits)));
@@ -60,265 +78,270 @@ __device__ __forceinline__ Vector load(const uint8_t* address) {
 struct Nibbles {
   uint32_t word[4];
 };
-__device__ __forceinline__ Nibbles load_nibbles(const uint8_t* plane, int lane) {
-  const uint4 words = load<uint4>(plane + 16 * lane);
+__device__ __forceinline__ Nibbles load_nibbles(const uint8_t* plane, int lane, int u) {
+  const uint4 words = load<uint4>(plane + 512 * u + 16 * lane);
   return {{words.x, words.y, words.z, words.w}};
 }
 struct TwoBits {
   uint32_t word[2];
 };
-__device__ __forceinline__ TwoBits load_two_bits(const uint8_t* plane, int lane) {
-  const uint2 words = load<uint2>(plane + 8 * lane);
+__device__ __forceinline__ TwoBits load_two_bits(const uint8_t* plane, int lane, int u) {
+  const uint2 words = load<uint2>(plane + 256 * u + 8 * lane);
   return {{words.x, words.y}};
 }
 
-// Q4_K's and Q5_K's: d, dmin, eight scales and minimums of six bits (blocks/q4_k.h: q4k_scale_min).
-struct SixBitScales {
-  float d, d_base, minimum, minimum_base;
-  uint32_t scales[2], minimums[2];
-};
-__device__ __forceinline__ SixBitScales load_six_bit_scales(const uint8_t* head) {
-  const uint4 words = load<uint4>(head);
-  SixBitScales row;
-  row.d = half_value(words.x & 0xFFFFu);
-  row.minimum = half_value(words.x >> 16);
-  row.d_base = -kByteBase * row.d;
-  row.minimum_base = -kByteBase * row.minimum;
-  row.scales[0] = words.y & 0x3F3F3F3Fu;
-  row.minimums[0] = words.z & 0x3F3F3F3Fu;
-  row.scales[1] = (words.w & 0x0F0F0F0Fu) | (words.y >> 2 & 0x30303030u);
-  row.minimums[1] = (words.w >> 4 & 0x0F0F0F0Fu) | (words.z >> 2 & 0x30303030u);
-  return row;
-}
-// d * byte is exact: 11 and 6 bits.
-__device__ __forceinline__ Scale six_bit_scale(const SixBitScales& row, int base, int selected) {
-  const int word = base / 4, byte = base % 4 + selected;
-  return {fmaf(row.d, based_byte(row.scales[word], byte), row.d_base),
-          fmaf(row.minimum, based_byte(row.minimums[word], byte), row.minimum_base)};
+// Whole numbers of pairs 1 + value / kSteps.
+template <int kSteps, int kBias>
+__device__ __forceinline__ float2 whole_of(uint32_t pair) {
+  const float2 ones = unpack_f16(pair);
+  return make_float2(fmaf(ones.x, kSteps, -kSteps - kBias), fmaf(ones.y, kSteps, -kSteps - kBias));
 }
 
+// weight = kSteps * scale * (pair - 1) - minimum, in one operation.
+template <int kSteps>
+struct WithMinimum {
+  struct Factors {
+    __half2 factor, offset;
+  };
+  static __device__ __forceinline__ Factors factors(const Scale& scale) {
+    const float factor = kSteps * scale.scale;
+    return {__float2half2_rn(factor), __float2half2_rn(-scale.minimum - factor)};
+  }
+  static __device__ __forceinline__ uint32_t weights(uint32_t pair, const Factors& factors) {
+    return bits_of(__hfma2(halves(pair), factors.factor, factors.offset));
+  }
+};
+// weight = kSteps * scale * (pair - kMiddle): the difference is exact.
+template <int kSteps>
+struct WithoutMinimum {
+  struct Factors {
+    __half2 factor;
+  };
+  static __device__ __forceinline__ Factors factors(const Scale& scale) {
+    return {__float2half2_rn(kSteps * scale.scale)};
+  }
+  static __device__ __forceinline__ uint32_t weights(uint32_t pair, const Factors& factors, uint32_t middle) {
+    return bits_of(__hmul2(__hsub2(halves(pair), halves(middle)), factors.factor));
+  }
+};
+inline constexpr uint32_t kOneAndHalf = 0x3E003E00u;  // two f16 of 1.5
+inline constexpr uint32_t k1152 = 0x64806480u;        // two of 1152
+
+// Q4_K's and Q5_K's: d, dmin, and the bits of each lane.
+__device__ __forceinline__ void six_bit_scale(const uint8_t* heads, int row, int p, int h, Scale (&out)[1]) {
+  const uint4 words = load<uint4>(heads + 16 * row);
+  const float d = half_value(words.x & 0xFFFFu), d_base = -kWholeBase * d;
+  const float minimum = half_value(words.x >> 16), minimum_base = -kWholeBase * minimum;
+  const uint32_t third = 4u + static_cast<uint32_t>(p);
+  const uint32_t two = __byte_perm(words.y, words.z, static_cast<uint32_t>(p) | third << 4);
+  const uint32_t bits = __byte_perm(two, words.w, 0x0010u | third << 8) >> (12 * h);
+  // d * number is exact: 11 and 6 bits.
+  out[0] = {fmaf(d, based_bits(bits, 0, 63), d_base), fmaf(minimum, based_bits(bits, 6, 63), minimum_base)};
+}
 // Q6_K's and Q3_K's: 16 signed scales stored as scale + 128, then d.
-struct SignedScales {
-  float d;
-  uint32_t scales[4];
-};
-__device__ __forceinline__ SignedScales load_signed_scales(const uint8_t* head, int row) {
-  const uint4 words = load<uint4>(head + 16 * row);
-  const uint32_t both = load<uint32_t>(head + 16 * kTileRows + 4 * (row % 8));
-  return {half_value(row < 8 ? both & 0xFFFFu : both >> 16), {words.x, words.y, words.z, words.w}};
+__device__ __forceinline__ void signed_scales(const uint8_t* heads, int row, int p, int h, Scale (&out)[2]) {
+  const uint32_t word = load<uint32_t>(heads + 16 * row + 4 * p) >> (16 * h);
+  const uint32_t both = load<uint32_t>(heads + 16 * kTileRows + 4 * (row % 8));
+  const float d = half_value(row < 8 ? both & 0xFFFFu : both >> 16);
+#pragma unroll
+  for (int group = 0; group < 2; ++group)
+    out[group] = {d * (based_byte(word, group) - (kWholeBase + 128.0f)), 0.0f};
 }
-__device__ __forceinline__ Scale signed_scale(const SignedScales& row, int base, int selected) {
-  const float scale = based_byte(row.scales[base / 4], base % 4 + selected) - (kByteBase + 128.0f);
-  return {row.d * scale, 0.0f};
-}
-
 // One f16 per 32 columns.
-template <int kWords>
-struct HalfScales {
-  uint32_t word[kWords];
-};
-template <int kWords>
-__device__ __forceinline__ Scale half_scale(const HalfScales<kWords>& row, int base, int selected) {
-  const int index = base % 2 + selected, first = base / 2;
-  const int second = first + 1 < kWords ? first + 1 : first;
-  const uint32_t word = index < 2 ? row.word[first] : row.word[second];
-  return {half_value(index % 2 == 0 ? word & 0xFFFFu : word >> 16), 0.0f};
+__device__ __forceinline__ void half_scale(const uint8_t* heads, int row, int p, int h, Scale (&out)[1]) {
+  out[0] = {half_value(load<uint16_t>(heads + 16 * row + 4 * p + 2 * h)), 0.0f};
 }
 
 }  // namespace format_detail
 
-struct FormatQ4K {
+struct FormatQ4K : format_detail::WithMinimum<16> {
   static constexpr DType kDType = DType::kQ4_K;
-  static constexpr int kColumns = 256, kBytes = placed_tile(kDType).bytes, kUnits = 1, kParts = 1;
-  static constexpr float kBias = 128.0f;
-  using Chunk = format_detail::Nibbles;
-  using Row = format_detail::SixBitScales;
-  static __device__ __forceinline__ Chunk chunk(const uint8_t* tile, int lane, int j) {
-    return format_detail::load_nibbles(tile + 512 * j, lane);
+  static constexpr int kBytes = placed_tile_bytes(kDType), kGroups = 1;
+  using Unit = format_detail::Nibbles;
+  static __device__ __forceinline__ Unit unit(const uint8_t* tile, int lane, int u) {
+    return format_detail::load_nibbles(tile, lane, u);
   }
-  static __device__ __forceinline__ uint32_t pair(const Chunk& chunk, int c, int r, int, int q) {
-    return format_detail::nibbles(chunk.word[2 * c + r], q, kOnes);
+  static __device__ __forceinline__ uint32_t pair(const Unit& unit, int r, int i) {
+    return format_detail::nibbles<nibble_destination(kDType)>(unit.word[2 * r + i / 4], i % 4);
   }
-  static __device__ __forceinline__ Row row(const uint8_t* tile, int row) {
-    return format_detail::load_six_bit_scales(tile + 2048 + 16 * row);
+  static __device__ __forceinline__ float2 whole(uint32_t pair) {
+    return format_detail::whole_of<16, 0>(pair);
   }
-  static __device__ __forceinline__ Scale scale(const Row& row, int base, int selected) {
-    return format_detail::six_bit_scale(row, base, selected);
+  static __device__ __forceinline__ void scales(const uint8_t* tile, int row, int p, int h,
+                                                Scale (&out)[kGroups]) {
+    format_detail::six_bit_scale(tile + 2048, row, p, h, out);
   }
 };
 
-struct FormatQ5K {
+struct FormatQ5K : format_detail::WithMinimum<32> {
   static constexpr DType kDType = DType::kQ5_K;
-  static constexpr int kColumns = 256, kBytes = placed_tile(kDType).bytes, kUnits = 1, kParts = 1;
-  static constexpr float kBias = 128.0f;
-  struct Chunk {
+  static constexpr int kBytes = placed_tile_bytes(kDType), kGroups = 1;
+  struct Unit {
     format_detail::Nibbles low;
     uint32_t fifth;
   };
-  using Row = format_detail::SixBitScales;
-  static __device__ __forceinline__ Chunk chunk(const uint8_t* tile, int lane, int j) {
-    return {format_detail::load_nibbles(tile + 512 * j, lane),
-            format_detail::load<uint32_t>(tile + 2048 + 128 * j + 4 * lane)};
+  static __device__ __forceinline__ Unit unit(const uint8_t* tile, int lane, int u) {
+    return {format_detail::load_nibbles(tile, lane, u),
+            format_detail::load<uint32_t>(tile + 2048 + 128 * u + 4 * lane)};
   }
-  static __device__ __forceinline__ uint32_t pair(const Chunk& chunk, int c, int r, int, int q) {
-    return format_detail::nibbles(chunk.low.word[2 * c + r], q, kOnes) |
-           format_detail::one_bit(chunk.fifth, q + 4 * r + 8 * c, 4);
+  static __device__ __forceinline__ uint32_t pair(const Unit& unit, int r, int i) {
+    return format_detail::nibbles<nibble_destination(kDType)>(unit.low.word[2 * r + i / 4], i % 4) |
+           format_detail::one_bit(unit.fifth, 8 * r + i, 9);
   }
-  static __device__ __forceinline__ Row row(const uint8_t* tile, int row) {
-    return format_detail::load_six_bit_scales(tile + 2560 + 16 * row);
+  static __device__ __forceinline__ float2 whole(uint32_t pair) {
+    return format_detail::whole_of<32, 0>(pair);
   }
-  static __device__ __forceinline__ Scale scale(const Row& row, int base, int selected) {
-    return format_detail::six_bit_scale(row, base, selected);
+  static __device__ __forceinline__ void scales(const uint8_t* tile, int row, int p, int h,
+                                                Scale (&out)[kGroups]) {
+    format_detail::six_bit_scale(tile + 2560, row, p, h, out);
   }
 };
 
-struct FormatQ6K {
+struct FormatQ6K : format_detail::WithoutMinimum<64> {
   static constexpr DType kDType = DType::kQ6_K;
-  static constexpr int kColumns = 256, kBytes = placed_tile(kDType).bytes, kUnits = 2, kParts = 1;
-  static constexpr float kBias = 128.0f + 32.0f;
-  struct Chunk {
+  static constexpr int kBytes = placed_tile_bytes(kDType), kGroups = 2;
+  struct Unit {
     format_detail::Nibbles low;
     format_detail::TwoBits upper;
   };
-  using Row = format_detail::SignedScales;
-  static __device__ __forceinline__ Chunk chunk(const uint8_t* tile, int lane, int j) {
-    return {format_detail::load_nibbles(tile + 512 * j, lane),
-            format_detail::load_two_bits(tile + 2048 + 256 * j, lane)};
+  static __device__ __forceinline__ Unit unit(const uint8_t* tile, int lane, int u) {
+    return {format_detail::load_nibbles(tile, lane, u), format_detail::load_two_bits(tile + 2048, lane, u)};
   }
-  static __device__ __forceinline__ uint32_t pair(const Chunk& chunk, int c, int r, int, int q) {
-    return format_detail::nibbles(chunk.low.word[2 * c + r], q, kOnes) |
-           format_detail::two_bits(chunk.upper.word[c], q + 4 * r, 4);
+  static __device__ __forceinline__ uint32_t pair(const Unit& unit, int r, int i) {
+    return format_detail::nibbles<nibble_destination(kDType)>(unit.low.word[2 * r + i / 4], i % 4) |
+           format_detail::two_bits(unit.upper.word[r], 2 * i, 8);
   }
-  static __device__ __forceinline__ Row row(const uint8_t* tile, int row) {
-    return format_detail::load_signed_scales(tile + 3072, row);
+  static __device__ __forceinline__ float2 whole(uint32_t pair) {
+    return format_detail::whole_of<64, 32>(pair);
   }
-  static __device__ __forceinline__ Scale scale(const Row& row, int base, int selected) {
-    return format_detail::signed_scale(row, base, selected);
+  static __device__ __forceinline__ uint32_t weights(uint32_t pair, const Factors& factors) {
+    return WithoutMinimum::weights(pair, factors, format_detail::kOneAndHalf);
+  }
+  static __device__ __forceinline__ void scales(const uint8_t* tile, int row, int p, int h,
+                                                Scale (&out)[kGroups]) {
+    format_detail::signed_scales(tile + 3072, row, p, h, out);
   }
 };
 
-struct FormatQ3K {
+struct FormatQ3K : format_detail::WithoutMinimum<8> {
   static constexpr DType kDType = DType::kQ3_K;
-  static constexpr int kColumns = 256, kBytes = placed_tile(kDType).bytes, kUnits = 2, kParts = 1;
-  static constexpr float kBias = 128.0f + 4.0f;
-  struct Chunk {
+  static constexpr int kBytes = placed_tile_bytes(kDType), kGroups = 2;
+  struct Unit {
     format_detail::TwoBits low;
     uint32_t third;
   };
-  using Row = format_detail::SignedScales;
-  static __device__ __forceinline__ Chunk chunk(const uint8_t* tile, int lane, int j) {
-    return {format_detail::load_two_bits(tile + 256 * j, lane),
-            format_detail::load<uint32_t>(tile + 1024 + 128 * j + 4 * lane)};
+  static __device__ __forceinline__ Unit unit(const uint8_t* tile, int lane, int u) {
+    return {format_detail::load_two_bits(tile, lane, u),
+            format_detail::load<uint32_t>(tile + 1024 + 128 * u + 4 * lane)};
   }
-  static __device__ __forceinline__ uint32_t pair(const Chunk& chunk, int c, int r, int, int q) {
-    return format_detail::two_bits(chunk.low.word[c], q + 4 * r, 0) |
-           format_detail::one_bit(chunk.third, q + 4 * r + 8 * c, 2) | kOnes;
+  static __device__ __forceinline__ uint32_t pair(const Unit& unit, int r, int i) {
+    return format_detail::two_bits(unit.low.word[r], 2 * i, 7) |
+           format_detail::one_bit(unit.third, 8 * r + i, 9) | format_detail::kOnes;
   }
-  static __device__ __forceinline__ Row row(const uint8_t* tile, int row) {
-    return format_detail::load_signed_scales(tile + 1536, row);
+  static __device__ __forceinline__ float2 whole(uint32_t pair) {
+    return format_detail::whole_of<8, 4>(pair);
   }
-  static __device__ __forceinline__ Scale scale(const Row& row, int base, int selected) {
-    return format_detail::signed_scale(row, base, selected);
+  static __device__ __forceinline__ uint32_t weights(uint32_t pair, const Factors& factors) {
+    return WithoutMinimum::weights(pair, factors, format_detail::kOneAndHalf);
+  }
+  static __device__ __forceinline__ void scales(const uint8_t* tile, int row, int p, int h,
+                                                Scale (&out)[kGroups]) {
+    format_detail::signed_scales(tile + 1536, row, p, h, out);
   }
 };
 
-struct FormatQ2K {
+struct FormatQ2K : format_detail::WithMinimum<4> {
   static constexpr DType kDType = DType::kQ2_K;
-  static constexpr int kColumns = 256, kBytes = placed_tile(kDType).bytes, kUnits = 2, kParts = 1;
-  static constexpr float kBias = 128.0f;
-  using Chunk = format_detail::TwoBits;
-  struct Row {
-    float d, d_base, minimum, minimum_base;
-    uint32_t both[4];
-  };
-  static __device__ __forceinline__ Chunk chunk(const uint8_t* tile, int lane, int j) {
-    return format_detail::load_two_bits(tile + 256 * j, lane);
+  static constexpr int kBytes = placed_tile_bytes(kDType), kGroups = 2;
+  using Unit = format_detail::TwoBits;
+  static __device__ __forceinline__ Unit unit(const uint8_t* tile, int lane, int u) {
+    return format_detail::load_two_bits(tile, lane, u);
   }
-  static __device__ __forceinline__ uint32_t pair(const Chunk& chunk, int c, int r, int, int q) {
-    return format_detail::two_bits(chunk.word[c], q + 4 * r, 0) | kOnes;
+  static __device__ __forceinline__ uint32_t pair(const Unit& unit, int r, int i) {
+    return format_detail::two_bits(unit.word[r], 2 * i, 8) | format_detail::kOnes;
   }
-  static __device__ __forceinline__ Row row(const uint8_t* tile, int row) {
-    const uint4 words = format_detail::load<uint4>(tile + 1024 + 16 * row);
+  static __device__ __forceinline__ float2 whole(uint32_t pair) {
+    return format_detail::whole_of<4, 0>(pair);
+  }
+  static __device__ __forceinline__ void scales(const uint8_t* tile, int row, int p, int h,
+                                                Scale (&out)[kGroups]) {
+    const uint32_t both = format_detail::load<uint32_t>(tile + 1024 + 16 * row + 4 * p) >> (16 * h);
     const uint32_t factors = format_detail::load<uint32_t>(tile + 1280 + 4 * row);
     const float d = format_detail::half_value(factors & 0xFFFFu);
     const float minimum = format_detail::half_value(factors >> 16);
-    return {d,
-            -format_detail::kByteBase * d,
-            minimum,
-            -format_detail::kByteBase * minimum,
-            {words.x, words.y, words.z, words.w}};
-  }
-  static __device__ __forceinline__ Scale scale(const Row& row, int base, int selected) {
-    const int byte = base % 4 + selected;
-    const uint32_t scales = row.both[base / 4] & 0x0F0F0F0Fu;
-    const uint32_t minimums = row.both[base / 4] >> 4 & 0x0F0F0F0Fu;
-    return {fmaf(row.d, format_detail::based_byte(scales, byte), row.d_base),
-            fmaf(row.minimum, format_detail::based_byte(minimums, byte), row.minimum_base)};
+#pragma unroll
+    for (int group = 0; group < 2; ++group)
+      out[group] = {fmaf(d, format_detail::based_bits(both, 8 * group, 15), -format_detail::kWholeBase * d),
+                    fmaf(minimum, format_detail::based_bits(both, 8 * group + 4, 15),
+                         -format_detail::kWholeBase * minimum)};
   }
 };
 
-struct FormatQ8_0 {
+struct FormatQ8_0 : format_detail::WithoutMinimum<1> {
   static constexpr DType kDType = DType::kQ8_0;
-  static constexpr int kColumns = 128, kBytes = placed_tile(kDType).bytes, kUnits = 1, kParts = 2;
-  static constexpr float kBias = 128.0f + 2048.0f + 128.0f;
-  struct Chunk {
-    format_detail::Nibbles part[2];
+  static constexpr int kBytes = placed_tile_bytes(kDType), kGroups = 1;
+  struct Unit {
+    uint32_t word[2][4];
   };
-  using Row = format_detail::HalfScales<2>;
-  static __device__ __forceinline__ Chunk chunk(const uint8_t* tile, int lane, int j) {
-    return {{format_detail::load_nibbles(tile + 1024 * j, lane),
-             format_detail::load_nibbles(tile + 1024 * j + 512, lane)}};
+  static __device__ __forceinline__ Unit unit(const uint8_t* tile, int lane, int u) {
+    Unit unit;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const uint4 words = format_detail::load<uint4>(tile + 512 * (2 * u + r) + 16 * lane);
+      unit.word[r][0] = words.x, unit.word[r][1] = words.y;
+      unit.word[r][2] = words.z, unit.word[r][3] = words.w;
+    }
+    return unit;
   }
-  static __device__ __forceinline__ uint32_t pair(const Chunk& chunk, int c, int r, int part, int q) {
-    return format_detail::nibbles(chunk.part[part].word[2 * c + r], q, part == 0 ? kOnes : kSixteens);
+  // 1024 + value + 128
+  static __device__ __forceinline__ uint32_t pair(const Unit& unit, int r, int i) {
+    return __byte_perm(unit.word[r][i / 2], 0x64646464u, i % 2 == 0 ? 0x4140 : 0x4342);
   }
-  static __device__ __forceinline__ Row row(const uint8_t* tile, int row) {
-    const uint2 words = format_detail::load<uint2>(tile + 2048 + 8 * row);
-    return {{words.x, words.y}};
+  static __device__ __forceinline__ float2 whole(uint32_t pair) {
+    const float2 based = unpack_f16(pair);
+    return make_float2(based.x - 1152.0f, based.y - 1152.0f);
   }
-  static __device__ __forceinline__ Scale scale(const Row& row, int base, int selected) {
-    return format_detail::half_scale(row, base, selected);
+  static __device__ __forceinline__ uint32_t weights(uint32_t pair, const Factors& factors) {
+    return WithoutMinimum::weights(pair, factors, format_detail::k1152);
+  }
+  static __device__ __forceinline__ void scales(const uint8_t* tile, int row, int p, int h,
+                                                Scale (&out)[kGroups]) {
+    format_detail::half_scale(tile + 4096, row, p, h, out);
   }
 };
 
-struct FormatQ4_0 {
+struct FormatQ4_0 : format_detail::WithoutMinimum<16> {
   static constexpr DType kDType = DType::kQ4_0;
-  static constexpr int kColumns = 256, kBytes = placed_tile(kDType).bytes, kUnits = 1, kParts = 1;
-  static constexpr float kBias = 128.0f + 8.0f;
-  using Chunk = format_detail::Nibbles;
-  using Row = format_detail::HalfScales<4>;
-  static __device__ __forceinline__ Chunk chunk(const uint8_t* tile, int lane, int j) {
-    return format_detail::load_nibbles(tile + 512 * j, lane);
+  static constexpr int kBytes = placed_tile_bytes(kDType), kGroups = 1;
+  using Unit = format_detail::Nibbles;
+  static __device__ __forceinline__ Unit unit(const uint8_t* tile, int lane, int u) {
+    return format_detail::load_nibbles(tile, lane, u);
   }
-  static __device__ __forceinline__ uint32_t pair(const Chunk& chunk, int c, int r, int, int q) {
-    return format_detail::nibbles(chunk.word[2 * c + r], q, kOnes);
+  static __device__ __forceinline__ uint32_t pair(const Unit& unit, int r, int i) {
+    return format_detail::nibbles<nibble_destination(kDType)>(unit.word[2 * r + i / 4], i % 4);
   }
-  static __device__ __forceinline__ Row row(const uint8_t* tile, int row) {
-    const uint4 words = format_detail::load<uint4>(tile + 2048 + 16 * row);
-    return {{words.x, words.y, words.z, words.w}};
+  static __device__ __forceinline__ float2 whole(uint32_t pair) {
+    return format_detail::whole_of<16, 8>(pair);
   }
-  static __device__ __forceinline__ Scale scale(const Row& row, int base, int selected) {
-    return format_detail::half_scale(row, base, selected);
+  static __device__ __forceinline__ uint32_t weights(uint32_t pair, const Factors& factors) {
+    return WithoutMinimum::weights(pair, factors, format_detail::kOneAndHalf);
+  }
+  static __device__ __forceinline__ void scales(const uint8_t* tile, int row, int p, int h,
+                                                Scale (&out)[kGroups]) {
+    format_detail::half_scale(tile + 2048, row, p, h, out);
   }
 };
 
-// The eight values of lane (g, p) in row g + 8 r and 32 columns s of a tile: values[4 h + i], exactly those
+// The values of lane (g, p) in row g + 8 r and columns 64 p + 16 u + 8 half .. + 7 of a tile, exactly those
 // of decode_weight.
 template <typename Format>
-__device__ __forceinline__ void decode_group(const typename Format::Chunk& chunk,
-                                             const typename Format::Row& row, int s, int r,
-                                             float (&values)[8]) {
+__device__ __forceinline__ void decode_eight(const typename Format::Unit& unit, const Scale& scale, int half,
+                                             int r, float (&values)[8]) {
 #pragma unroll
-  for (int q = 0; q < 4; ++q) {
-    float2 sum = unpack_bf16(Format::pair(chunk, s % 2, r, 0, q));
-    if constexpr (Format::kParts == 2) {
-      const float2 second = unpack_bf16(Format::pair(chunk, s % 2, r, 1, q));
-      sum.x += second.x;
-      sum.y += second.y;
-    }
-    const Scale scale = Format::scale(row, Format::kUnits * s + (Format::kUnits == 2 ? q / 2 : 0), 0);
-    values[2 * q] = fmaf(scale.scale, sum.x - Format::kBias, -scale.minimum);
-    values[2 * q + 1] = fmaf(scale.scale, sum.y - Format::kBias, -scale.minimum);
+  for (int i = 0; i < 4; ++i) {
+    const float2 whole = Format::whole(Format::pair(unit, r, 4 * half + i));
+    values[2 * i] = fmaf(scale.scale, whole.x, -scale.minimum);
+    values[2 * i + 1] = fmaf(scale.scale, whole.y, -scale.minimum);
   }
 }
 

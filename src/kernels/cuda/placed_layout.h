@@ -1,28 +1,33 @@
 // How block-quantised weights lie in a GPU's memory: OpTable::place_weight repacks the blocks of a file into
 // tiles in which every lane of a warp finds the operands of its tensor core products side by side.
 //
-// A weight [N, K] is cut into tiles of 16 rows and 256 columns (Q8_0: 128). Tiles follow each other along a
-// row of tiles, then the next 16 rows; N and K are padded with values that are 0. A tile has exactly the bits
-// of its blocks (Q3_K's scales take 8 bits instead of 6), first those of the values, then the scales.
+// A weight [N, K] is cut into tiles of 16 rows and 256 columns, which follow each other along a row of tiles,
+// then the next 16 rows; N and K are padded with values whose scale is 0. A tile has exactly the bits of its
+// blocks (Q3_K's scales take 8 bits instead of 6), first those of the values, then the scales.
 //
-// Values. Lane (g, p) = (lane / 4, lane % 4) of mma.m16n8k16 holds, of the rows g (r = 0) and g + 8 (r = 1)
-// and of each 32 columns, the columns k = 32 s + 16 h + 4 p + i with h < 2, i < 4; as pairs of neighbours,
-// pair q = 2 h + i / 2 and i % 2 telling which of the two. 64 columns make a chunk j, s = 2 j + c. Planes of
-// bits, each chunk after chunk:
-//   4 bits: [chunk][32 lanes] four words, word 2 c + r has pair q at bits 4 q and 4 q + 16
-//   2 bits: [chunk][32 lanes] two words, word c has pair q of row r at bits 2 (q + 4 r), + 16
-//   1 bit:  [chunk][32 lanes] one word with pair q of (c, r) at bit q + 4 r + 8 c, + 16
-// So `word >> shift & mask | exponent` makes two bf16 numbers, 128 + value, of a pair.
+// Lane (g, p) = (lane / 4, lane % 4) of mma.m16n8k16 has, of the rows g (r = 0) and g + 8 (r = 1), the
+// columns 64 p .. 64 p + 63: whole blocks of its own, so that no lane decodes another's scales. Which columns
+// meet in a product is up to us as long as the activations follow the same order. 16 of them are a unit u, in
+// pairs i < 8 of neighbours. Planes of bits:
+//   8 bits: [unit][r][32 lanes] four words: 16 bytes, column after column
+//   4 bits: [unit][32 lanes] four words, word 2 r + i / 4 has pair i, see below
+//   2 bits: [unit][32 lanes] two words, word r has pair i at bits 2 i and 2 i + 16
+//   1 bit:  [unit][32 lanes] one word with pair i of row r at bit 8 r + i, + 16
+// The four pairs of a word of 4 bits lie so that one operation brings each to bits B .. B + 3 and B + 16 ..
+// B + 19, the place in the mantissas of two f16 where the dtype needs it: as they are (f = i % 4 = 0), after
+// a shift left by 4 (f = 1), right by 4 (2), or a rotation left by 8 (3). So a pair becomes two numbers 1 +
+// value / 2^bits by that operation and one of logic.
 //
-//            planes                                 scales
-//   Q4_K     4 bits                                 [16 rows][16 bytes]: d, dmin, scales as in the file
-//   Q5_K     4 bits; 1 bit (the fifth)              the same
-//   Q6_K     4 bits; 2 bits (the upper two)         [16 rows][16] scale + 128, then d, see below
-//   Q3_K     2 bits; 1 bit (the third)              the same
-//   Q2_K     2 bits                                 [16 rows][16] scale and minimum, then [16 rows] d, dmin
-//   Q8_0     chunk by chunk: 4 low bits, 4 upper    [16 rows][4] d
-//            bits of value + 128
-//   Q4_0     4 bits                                 [16 rows][8] d
+//            planes                     B      scales
+//   Q4_K     4 bits                     6      [16 rows]: d, dmin, then three words whose bytes p are the 24
+//                                              bits of lane p: scale, minimum of its columns 0 .. 31, then of
+//                                              32 .. 63, six bits each
+//   Q5_K     4 bits; 1 bit (the fifth)  5      the same
+//   Q6_K     4 bits; 2 bits (upper)     4      [16 rows][16] scale + 128, then d, see below
+//   Q3_K     2 bits; 1 bit (the third)         the same
+//   Q2_K     2 bits                            [16 rows][16] scale and minimum, then [16 rows] d, dmin
+//   Q8_0     8 bits of value + 128             [16 rows][8] d
+//   Q4_0     4 bits                     6      [16 rows][8] d
 // d of Q6_K and Q3_K: [8] words, word g has that of row g in its lower half and that of row g + 8 in its
 // upper.
 //
@@ -35,41 +40,46 @@
 
 namespace onggi::cuda {
 
-inline constexpr int kTileRows = 16;
+inline constexpr int kTileRows = 16, kTileColumns = 256;
 
-struct PlacedTile {
-  int columns = 0;  // 0: the dtype is not placed in tiles
-  int bytes = 0;    // a multiple of 16
-};
-constexpr PlacedTile placed_tile(DType dtype) {
+// Bits of a pair's place in a word of a plane of 4 bits: what bit of value `odd` lies at which bit, for the
+// destination B, after which operation.
+constexpr int nibble_bit(int destination, int f, int bit, int odd) {
+  const int to = destination + bit + 16 * odd;
+  return f == 0 ? to : f == 1 ? to - 4 : f == 2 ? to + 4 : (to + 24) % 32;
+}
+// B.
+constexpr int nibble_destination(DType dtype) {
+  return dtype == DType::kQ5_K ? 5 : dtype == DType::kQ6_K ? 4 : 6;
+}
+
+// Bytes of a tile, a multiple of 16; 0: the dtype is not placed in tiles.
+constexpr int placed_tile_bytes(DType dtype) {
   switch (dtype) {
     case DType::kQ4_0:
     case DType::kQ4_K:
-      return {256, 2048 + 256};
+      return 2048 + 256;
     case DType::kQ5_K:
-      return {256, 2048 + 512 + 256};
+      return 2048 + 512 + 256;
     case DType::kQ6_K:
-      return {256, 2048 + 1024 + 256 + 32};
+      return 2048 + 1024 + 256 + 32;
     case DType::kQ2_K:
-      return {256, 1024 + 256 + 64};
+      return 1024 + 256 + 64;
     case DType::kQ3_K:
-      return {256, 1024 + 512 + 256 + 32};
+      return 1024 + 512 + 256 + 32;
     case DType::kQ8_0:
-      return {128, 2048 + 128};
+      return 4096 + 256;
     default:
-      return {};
+      return 0;
   }
 }
-constexpr bool is_placed_in_tiles(DType dtype) { return placed_tile(dtype).columns > 0; }
+constexpr bool is_placed_in_tiles(DType dtype) { return placed_tile_bytes(dtype) > 0; }
 
 constexpr int64_t row_tiles(int64_t rows) { return (rows + kTileRows - 1) / kTileRows; }
-constexpr int64_t column_tiles(DType dtype, int64_t columns) {
-  const int64_t width = placed_tile(dtype).columns;
-  return (columns + width - 1) / width;
-}
+constexpr int64_t column_tiles(int64_t columns) { return (columns + kTileColumns - 1) / kTileColumns; }
 // Bytes of a placed weight [rows, columns].
 constexpr int64_t placed_bytes(DType dtype, int64_t rows, int64_t columns) {
-  return row_tiles(rows) * column_tiles(dtype, columns) * placed_tile(dtype).bytes;
+  return row_tiles(rows) * column_tiles(columns) * placed_tile_bytes(dtype);
 }
 
 }  // namespace onggi::cuda
