@@ -59,6 +59,7 @@ FewTokenMember member_of(const AdaptedLinearArgs::Member& member) {
           .first_row = 0,
           .rank = member.lora.a != nullptr ? static_cast<int>(member.lora.rank) : 0,
           .lora_scale = member.lora.scale,
+          .lora_a = member.lora.a,
           .lora_b = member.lora.b,
           .lora_u = nullptr,
           .out = member.out.data};
@@ -123,7 +124,6 @@ class Launch {
     const FewTokenMachine machine{stream_.multiprocessors(), stream_.max_shared_bytes(),
                                   request.tuning.blocks_per_multiprocessor, request.tuning.ring_tiles};
     shape_.overlap = overlap();
-    make_runs(p_);
     is_small_ = plan_few_token_small(machine, p_, small_, shape_);
     possible_ = is_small_ || plan_few_token_large(machine, p_, large_, shape_);
   }
@@ -131,13 +131,13 @@ class Launch {
 
   void queue() {
     take_scratch();
-    const bool adapts = has_lora(request_.args);
-    if (adapts) queue_lora_input();
+    const bool adapts = has_adapter();
+    if (adapts) few_token_lora_input(stream_, lora_args(), lora_scratch_, overlap());
+    if (needs_operands()) launch_few_token_operands(stream_, p_, overlap());
     if (is_small_) {
-      small_.waits_late = adapts && request_.tuning.overlap_launches;
+      small_.waits_late = adapts && !needs_operands() && request_.tuning.overlap_launches;
       launch_few_token_small(stream_, p_, small_, shape_);
     } else {
-      launch_few_token_operands(stream_, p_, large_, overlap());
       launch_few_token_large(stream_, p_, large_, shape_);
     }
     if (p_.slices > 1) launch_few_token_finish(stream_, p_, overlap());
@@ -147,13 +147,20 @@ class Launch {
   Overlap overlap() const {
     return request_.tuning.overlap_launches ? Overlap::kWithPrevious : Overlap::kNone;
   }
+  bool needs_operands() const { return !is_small_ || small_.has_operands; }
   bool needs(Operands operands) const {
+    if (!needs_operands()) return false;
     for (int i = 0; i < p_.run_count; ++i)
       if (operands_of(p_.runs[i].dtype) == operands) return true;
     return false;
   }
+  bool has_adapter() const {
+    for (int i = 0; i < p_.member_count; ++i)
+      if (p_.members[i].rank > 0) return true;
+    return false;
+  }
   void take_scratch();
-  void queue_lora_input();
+  FewTokenLoraArgs lora_args() const;
 
   const Request& request_;
   CudaStream& stream_;
@@ -162,6 +169,7 @@ class Launch {
   FewTokenSmallPlan small_{};
   FewTokenLargePlan large_{};
   LaunchShape shape_{};
+  void* lora_scratch_ = nullptr;
 };
 
 void Launch::take_scratch() {
@@ -175,25 +183,26 @@ void Launch::take_scratch() {
   size_t u[kMaxLinearGroup];
   for (int i = 0; i < p_.member_count; ++i)
     u[i] = add(static_cast<size_t>(p_.members[i].rank) * tokens * sizeof(float));
-  const size_t operand_bytes =
-      is_small_ ? 0 : tokens * static_cast<size_t>(p_.column_tiles) * kTileColumns * 2;
+  const size_t lora = add(has_adapter() ? few_token_lora_scratch(lora_args()) : 0);
+  const size_t operand_bytes = tokens * static_cast<size_t>(p_.column_tiles) * kTileColumns * 2;
   const size_t f16 = add(needs(Operands::kF16) ? operand_bytes : 0);
   const size_t bf16 = add(needs(Operands::kBF16) ? operand_bytes : 0);
-  const size_t factors = add(is_small_ ? 0 : tokens * sizeof(float));
+  const size_t factors = add(needs_operands() ? tokens * sizeof(float) : 0);
   const size_t partials = add(p_.slices == 1 ? 0
                                              : static_cast<size_t>(p_.slices) * tokens *
                                                    static_cast<size_t>(p_.partial_rows) * sizeof(float));
   if (bytes == 0) return;
   auto* memory = static_cast<std::byte*>(stream_.scratch(bytes));
   for (int i = 0; i < p_.member_count; ++i) p_.members[i].lora_u = reinterpret_cast<float*>(memory + u[i]);
+  lora_scratch_ = memory + lora;
   if (p_.slices > 1) p_.partials = reinterpret_cast<float*>(memory + partials);
-  if (is_small_) return;
-  if (needs(Operands::kF16)) large_.f16 = memory + f16;
-  if (needs(Operands::kBF16)) large_.bf16 = memory + bf16;
+  if (!needs_operands()) return;
+  if (needs(Operands::kF16)) p_.f16 = memory + f16;
+  if (needs(Operands::kBF16)) p_.bf16 = memory + bf16;
   p_.factors = reinterpret_cast<float*>(memory + factors);
 }
 
-void Launch::queue_lora_input() {
+FewTokenLoraArgs Launch::lora_args() const {
   FewTokenLoraArgs lora{.x = p_.x,
                         .x_is_bf16 = p_.x_is_bf16,
                         .x_stride = p_.x_stride,
@@ -204,10 +213,9 @@ void Launch::queue_lora_input() {
                         .count = p_.member_count,
                         .members = {}};
   for (int i = 0; i < p_.member_count; ++i)
-    lora.members[i] = {.a = request_.args.members[static_cast<size_t>(i)].lora.a,
-                       .u = const_cast<float*>(p_.members[i].lora_u),
-                       .rank = p_.members[i].rank};
-  few_token_lora_input(stream_, lora, overlap());
+    lora.members[i] = {
+        .a = p_.members[i].lora_a, .u = const_cast<float*>(p_.members[i].lora_u), .rank = p_.members[i].rank};
+  return lora;
 }
 
 // Moves the arguments to the tokens from `token` on.
@@ -227,27 +235,57 @@ FewTokenParams from_token(const Request& request, const FewTokenParams& all, int
   return p;
 }
 
-bool run(const Request& request) {
-  const AdaptedLinearArgs& args = request.args;
-  if (!takes(args)) return false;
-  const FewTokenParams all = params_of(request);
-  for (int i = 0; i < all.member_count; ++i)
-    if (!can_read(all.members[i], all.columns)) return false;
-  if (request.gated != nullptr && all.members[0].dtype != all.members[1].dtype) return false;
+enum class Check : uint8_t { kOnly, kThenQueue };
+
+// All tokens of members that one kernel takes.
+bool run_group(const Request& request, const FewTokenParams& all, Check check) {
+  const int64_t tokens = request.args.tokens;
   // Cards with less shared memory take fewer tokens at a time.
   int64_t step = 0;
   for (int64_t most = kFewTokenLargeMost; step == 0; most /= 2) {
     if (most < kFewTokenSmallMost) return false;
-    const int64_t pieces = (args.tokens + most - 1) / most;
-    const int64_t fitting = (args.tokens + pieces - 1) / pieces;
+    const int64_t pieces = (tokens + most - 1) / most;
+    const int64_t fitting = (tokens + pieces - 1) / pieces;
     if (Launch(request, from_token(request, all, 0, fitting)).is_possible()) step = fitting;
   }
-  for (int64_t token = 0; token < args.tokens; token += step) {
-    Launch launch(request, from_token(request, all, token, std::min(step, args.tokens - token)));
+  if (check == Check::kOnly) return true;
+  for (int64_t token = 0; token < tokens; token += step) {
+    Launch launch(request, from_token(request, all, token, std::min(step, tokens - token)));
     ONGGI_CHECK(launch.is_possible(), "fewer tokens fit where more did");
     launch.queue();
   }
   return true;
+}
+
+// Calls group(params) for all members together or, where no kernel takes all their dtypes, one by one.
+template <typename Group>
+bool for_groups(const FewTokenParams& all, const Group& group) {
+  if (have_one_kernel(all)) return group(all);
+  for (int i = 0; i < all.member_count; ++i) {
+    FewTokenParams one = all;
+    one.member_count = 1;
+    one.members[0] = all.members[i];
+    one.members[0].first_row = 0;
+    one.partial_rows = kTileRows * one.members[0].tiles;
+    make_runs(one);
+    if (!group(one)) return false;
+  }
+  return true;
+}
+
+bool run(const Request& request) {
+  const AdaptedLinearArgs& args = request.args;
+  if (!takes(args)) return false;
+  FewTokenParams all = params_of(request);
+  for (int i = 0; i < all.member_count; ++i)
+    if (!can_read(all.members[i], all.columns)) return false;
+  if (request.gated != nullptr && all.members[0].dtype != all.members[1].dtype) return false;
+  make_runs(all);
+  // Nothing is queued before it is sure that all can be.
+  const auto with = [&](Check check) {
+    return for_groups(all, [&](const FewTokenParams& group) { return run_group(request, group, check); });
+  };
+  return with(Check::kOnly) && with(Check::kThenQueue);
 }
 
 }  // namespace

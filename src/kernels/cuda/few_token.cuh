@@ -17,6 +17,7 @@ struct FewTokenMember {
   int first_row;  // of its rows, padded to tiles, among those of all members
   int rank;       // 0: no adapter
   float lora_scale;
+  const float* lora_a;  // f32 [R, K]
   const float* lora_b;  // f32 [N, R]
   const float* lora_u;  // f32 [T, R]
   void* out;            // [T, N]
@@ -50,9 +51,13 @@ struct FewTokenParams {
   // K may be cut into slices, one for each blockIdx.y, whose sums go to memory and are added up by
   // launch_few_token_finish.
   int slices;
-  float* partials;          // f32 [slice][T][partial_rows], or null where there is one slice
-  int64_t partial_rows;     // rows of all members, padded to tiles
-  const float* factors;     // f32 [T], what finished sums are multiplied by; null: 1
+  float* partials;       // f32 [slice][T][partial_rows], or null where there is one slice
+  int64_t partial_rows;  // rows of all members, padded to tiles
+  // What launch_few_token_operands makes of x, in the order of place_of_column: [T, column_tiles * 256] each,
+  // null where no run needs it; and f32 [T], what finished sums are multiplied by, null: 1.
+  const void* f16;
+  const void* bf16;
+  const float* factors;
   const float* nf4_tables;  // of nf4_tables.h
 };
 
@@ -185,6 +190,8 @@ __device__ __forceinline__ uint4 pack_operands(Operands operands, float scale, c
   return operands == Operands::kBF16 ? pack_bf16_8(scaled) : pack_f16_8(scaled);
 }
 
+// Writes x as operands, and factors, in place.
+void launch_few_token_operands(CudaStream& stream, const FewTokenParams& params, Overlap overlap);
 // Adds up the slices and finishes the outputs.
 void launch_few_token_finish(CudaStream& stream, const FewTokenParams& params, Overlap overlap);
 

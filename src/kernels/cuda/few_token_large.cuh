@@ -1,9 +1,10 @@
 // The kernel of few_token_large.h.
 //
-// A warp has two tiles of rows (gate and up of the same rows, or neighbours) and a slice of K, and keeps the
-// sums of all tokens in registers. Stage after stage, of 256 columns each, its tiles come through a ring of
-// its own; the activations of a stage come through a ring that the block's warps share. Products of both
-// tiles with the same activations follow each other, so that these are read from shared memory once.
+// Two warps have two tiles of rows (gate and up of the same rows, or neighbours) and a slice of K, and keep
+// the sums of all tokens in registers. Stage after stage, of 256 columns each, the tiles come through a ring
+// of the two, of which each takes one half of the columns; the activations come through a ring that all warps
+// of the block share. Products of both tiles with the same activations follow each other, so that these are
+// read from shared memory once.
 #pragma once
 
 #include <type_traits>
@@ -13,64 +14,75 @@
 
 namespace onggi::cuda {
 
-inline constexpr int kLargeWarps = 8;      // at most
-inline constexpr int kLargePairTiles = 2;  // of rows, of a warp
-inline constexpr int kOperandRowPad = 64;  // bytes, so that the lanes of a load meet all banks
+inline constexpr int kLargePairs = 6;  // of tiles, of a block, at most
+inline constexpr int kLargeWarps = 2 * kLargePairs;
+inline constexpr int kLargePairTiles = 2;
+// Bytes of a token's activations of a stage, with room so that the lanes of a load meet all banks.
+inline constexpr int kOperandRowBytes = 2 * kTileColumns + 64;
 
-// Bytes of a token's activations of a stage.
-constexpr int operand_row_bytes(int halves) { return 256 * halves + kOperandRowPad; }
-
-// The block's activations of stage `stage` of the slice: [T] rows of operand_row_bytes.
-template <typename Weights, int kTokens>
-__device__ __forceinline__ void issue_operands(const FewTokenParams& p, const void* operands, int first_half,
+// Queues the copies of the activations of 256 columns: [T] rows of kOperandRowBytes.
+template <int kTokens>
+__device__ __forceinline__ void issue_operands(const FewTokenParams& p, const void* operands, int column_tile,
                                                unsigned char* to) {
-  constexpr int kPieces = 16 * Weights::kHalves;  // of 16 bytes, of a token
   const int64_t row_bytes = int64_t{2} * kTileColumns * p.column_tiles;
-  const auto* from = static_cast<const unsigned char*>(operands) + 256 * first_half;
-  for (int i = threadIdx.x; i < kTokens * kPieces; i += static_cast<int>(blockDim.x)) {
-    const int token = i / kPieces, piece = i % kPieces;
-    // Rows of tokens that are not there repeat one that is: nobody reads their sums.
-    cp_async_16(to + token * operand_row_bytes(Weights::kHalves) + 16 * piece,
-                from + min(token, p.tokens - 1) * row_bytes + 16 * piece);
-  }
+  const int warps = static_cast<int>(blockDim.x) / kWarp, lane_bytes = 16 * lane_index();
+  const auto* from =
+      static_cast<const unsigned char*>(operands) + 2 * kTileColumns * column_tile + lane_bytes;
+  to += lane_bytes;
+  // Rows of tokens that are not there repeat one that is: nobody reads their sums.
+  for (int token = warp_index(); token < kTokens; token += warps)
+    cp_async_16(to + token * kOperandRowBytes, from + min(token, p.tokens - 1) * row_bytes);
 }
 
-// Adds the products of the warp's tiles in slots with the activations at x.
+// The pair's tiles of a stage in the ring: [tile][part] slots.
+template <typename Weights>
+struct PairSlot {
+  static constexpr int kParts = 2 / Weights::kHalves;  // tiles of 256 columns
+  static constexpr int kTileBytes = kParts * Weights::kSlotBytes, kBytes = kLargePairTiles * kTileBytes;
+  // Where half h of the columns of tile i is.
+  static __device__ __forceinline__ const unsigned char* half(const unsigned char* slot, int i, int h) {
+    return slot + i * kTileBytes + (kParts == 2 ? h * Weights::kSlotBytes : 0);
+  }
+};
+
+// Adds the products of half h of the pair's tiles with the activations at x.
 template <typename Weights, int kTokenTiles>
-__device__ __forceinline__ void multiply_large_tiles(const WeightTables (&tables)[kLargePairTiles],
-                                                     const unsigned char* slots, const unsigned char* x,
-                                                     float (&sums)[kLargePairTiles][kTokenTiles][4]) {
-#pragma unroll 1
-  for (int h = 0; h < Weights::kHalves; ++h) {
-    const typename Weights::Half halves[kLargePairTiles] = {
-        typename Weights::Half(tables[0], slots, h),
-        typename Weights::Half(tables[1], slots + Weights::kSlotBytes, h)};
+__device__ __forceinline__ void multiply_half(const WeightTables (&tables)[kLargePairTiles],
+                                              const unsigned char* slot, int h, const unsigned char* x,
+                                              float (&sums)[kLargePairTiles][kTokenTiles][4]) {
+  const typename Weights::Half halves[kLargePairTiles] = {
+      typename Weights::Half(tables[0], PairSlot<Weights>::half(slot, 0, h), h),
+      typename Weights::Half(tables[1], PairSlot<Weights>::half(slot, 1, h), h)};
 #pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      uint32_t a[kLargePairTiles][2][4];
+  for (int j = 0; j < 4; ++j) {
+    uint32_t a[kLargePairTiles][2][4];
 #pragma unroll
-      for (int i = 0; i < kLargePairTiles; ++i) Weights::operands(halves[i], tables[i], j, a[i]);
+    for (int i = 0; i < kLargePairTiles; ++i) Weights::operands(halves[i], tables[i], j, a[i]);
+    uint4 b[kTokenTiles];
 #pragma unroll
-      for (int n = 0; n < kTokenTiles; ++n) {
-        const uint4 b = *reinterpret_cast<const uint4*>(x + 256 * h + 64 * j +
-                                                        8 * n * operand_row_bytes(Weights::kHalves));
+    for (int n = 0; n < kTokenTiles; ++n)
+      b[n] = *reinterpret_cast<const uint4*>(x + 256 * h + 64 * j + 8 * n * kOperandRowBytes);
+      // Products that add to the same sums lie far apart.
 #pragma unroll
-        for (int i = 0; i < kLargePairTiles; ++i) {
-          multiply_16<Weights::kOperands>(sums[i][n], a[i][0], b.x, b.y);
-          multiply_16<Weights::kOperands>(sums[i][n], a[i][1], b.z, b.w);
-        }
-      }
-    }
+    for (int n = 0; n < kTokenTiles; ++n)
+#pragma unroll
+      for (int i = 0; i < kLargePairTiles; ++i)
+        multiply_16<Weights::kOperands>(sums[i][n], a[i][0], b[n].x, b[n].y);
+#pragma unroll
+    for (int n = 0; n < kTokenTiles; ++n)
+#pragma unroll
+      for (int i = 0; i < kLargePairTiles; ++i)
+        multiply_16<Weights::kOperands>(sums[i][n], a[i][1], b[n].z, b[n].w);
   }
 }
 
-// What a warp's two tiles have come to: [tile][token tile][4] of every lane.
+// What a pair of tiles has come to: [tile][token tile][4] of every lane.
 template <int kTokenTiles>
 struct PairSums {
   float of[kLargePairTiles][kTokenTiles][4];
 };
 
-// Finishes or leaves the outputs of a warp's tiles, of which there are `count`. Not in line: it is once for
+// Finishes or leaves the outputs of a pair's tiles, of which there are `count`. Not in line: it is once for
 // all dtypes, and its loops need no registers of their own for each sum.
 template <int kTokenTiles>
 __device__ __noinline__ void finish_pair(const FewTokenParams& p, const TileOwner (&owners)[kLargePairTiles],
@@ -102,34 +114,57 @@ __device__ __noinline__ void finish_pair(const FewTokenParams& p, const TileOwne
   }
 }
 
+// Adds the sums of the pair's second warp to those of the first, which alone gets them all. `room` is the
+// pair's shared memory.
+template <int kTokenTiles>
+__device__ __forceinline__ void join_halves(float (&sums)[kLargePairTiles][kTokenTiles][4], int h,
+                                            float* room) {
+  room += lane_index();
+  if (h == 1) {
+#pragma unroll
+    for (int i = 0; i < kLargePairTiles * kTokenTiles * 4; ++i)
+      room[kWarp * i] = sums[i / (4 * kTokenTiles)][i / 4 % kTokenTiles][i % 4];
+  }
+  __syncthreads();
+  if (h == 1) return;
+#pragma unroll
+  for (int i = 0; i < kLargePairTiles * kTokenTiles * 4; ++i)
+    sums[i / (4 * kTokenTiles)][i / 4 % kTokenTiles][i % 4] += room[kWarp * i];
+}
+
 template <typename Weights, int kTokenTiles>
-__device__ __noinline__ void take_large_pair(const FewTokenParams& p, const FewTokenLargePlan& plan,
-                                             int index, unsigned char* shared) {
+__device__ __forceinline__ void take_large_pair(const FewTokenParams& p, const FewTokenLargePlan& plan,
+                                                int index, unsigned char* shared) {
+  constexpr int kParts = PairSlot<Weights>::kParts;
   const FewTokenRun& run = p.runs[index];
-  const int warps = static_cast<int>(blockDim.x) / kWarp;
+  const int pairs = static_cast<int>(blockDim.x) / (2 * kWarp), pair = warp_index() / 2, h = warp_index() % 2;
   const int step = static_cast<int>(blockIdx.x) - plan.first_step[index];
-  const int first = kLargePairTiles * (step * warps + warp_index());
+  const int first = kLargePairTiles * (step * pairs + pair);
   const int count = max(0, min(kLargePairTiles, run.tiles - first));
   // A tile that is not there repeats one that is.
   const TileOwner owners[kLargePairTiles] = {tile_owner(p, run, min(first, run.tiles - 1)),
                                              tile_owner(p, run, min(first + 1, run.tiles - 1))};
   const int slice_first = static_cast<int>(blockIdx.y) * plan.slice_tiles;
-  constexpr int kParts = 2 / Weights::kHalves;
-  const int stages = kParts * min(plan.slice_tiles, p.column_tiles - slice_first);
-  unsigned char* ring = shared + plan.ring + warp_index() * plan.stages * plan.ring_slot;
+  const int stages = min(plan.slice_tiles, p.column_tiles - slice_first);
+  unsigned char* ring = shared + plan.ring + pair * plan.stages * plan.ring_slot;
 
+  // Each warp of the pair copies one of the tiles.
+  typename Weights::Source source;
+  {
+    const TileOwner own = owners[h];
+    source.seek(p, p.members[own.member], own.tile, kParts * slice_first);
+  }
   const auto issue_weights = [&](int stage, int slot) {
     if (stage >= stages) return;
 #pragma unroll
-    for (int i = 0; i < kLargePairTiles; ++i)
-      Weights::issue(p, p.members[owners[i].member], owners[i].tile, kParts * slice_first + stage,
-                     ring + slot * plan.ring_slot + i * Weights::kSlotBytes);
+    for (int part = 0; part < kParts; ++part)
+      source.issue(ring + slot * plan.ring_slot + h * PairSlot<Weights>::kTileBytes +
+                   part * Weights::kSlotBytes);
   };
-  const void* operands = Weights::kOperands == Operands::kF16 ? plan.f16 : plan.bf16;
+  const void* operands = Weights::kOperands == Operands::kF16 ? p.f16 : p.bf16;
   const auto issue_stage = [&](int stage, int slot) {
     if (stage < stages)
-      issue_operands<Weights, 8 * kTokenTiles>(p, operands, 2 * slice_first + Weights::kHalves * stage,
-                                               shared + slot * plan.stage_bytes);
+      issue_operands<8 * kTokenTiles>(p, operands, slice_first + stage, shared + slot * plan.stage_bytes);
     cp_async_commit();
   };
   for (int stage = 0; stage + 1 < plan.stages; ++stage) issue_weights(stage, stage);
@@ -140,7 +175,7 @@ __device__ __noinline__ void take_large_pair(const FewTokenParams& p, const FewT
 
   const WeightTables tables[kLargePairTiles] = {{&p.members[owners[0].member], shared + plan.table},
                                                 {&p.members[owners[1].member], shared + plan.table}};
-  const int lane_offset = lane_index() / 4 * operand_row_bytes(Weights::kHalves) + 16 * (lane_index() % 4);
+  const int lane_offset = lane_index() / 4 * kOperandRowBytes + 16 * (lane_index() % 4);
   float sums[kLargePairTiles][kTokenTiles][4] = {};
   int slot = 0, filled = plan.stages - 1;  // slots of this stage and of the one that is queued
 #pragma unroll 1
@@ -153,26 +188,30 @@ __device__ __noinline__ void take_large_pair(const FewTokenParams& p, const FewT
     __syncthreads();  // all copies of the stage are there, and what is filled next was read
     issue_weights(stage + plan.stages - 1, filled);
     issue_stage(stage + plan.stages - 1, filled);
-    multiply_large_tiles<Weights, kTokenTiles>(tables, ring + slot * plan.ring_slot,
-                                               shared + slot * plan.stage_bytes + lane_offset, sums);
+    multiply_half<Weights, kTokenTiles>(tables, ring + slot * plan.ring_slot, h,
+                                        shared + slot * plan.stage_bytes + lane_offset, sums);
     filled = slot;
     slot = slot + 1 == plan.stages ? 0 : slot + 1;
   }
   cp_async_wait<0>();
-  PairSums<kTokenTiles> left;
+  __syncthreads();  // the rings are free
+  join_halves<kTokenTiles>(
+      sums, h, reinterpret_cast<float*>(shared) + pair * kLargePairTiles * kTokenTiles * 4 * kWarp);
+  if (h == 1) return;
+  PairSums<kTokenTiles> joined;
 #pragma unroll
   for (int t = 0; t < kLargePairTiles; ++t)
 #pragma unroll
     for (int n = 0; n < kTokenTiles; ++n)
 #pragma unroll
-      for (int i = 0; i < 4; ++i) left.of[t][n][i] = sums[t][n][i];
-  finish_pair<kTokenTiles>(p, owners, count, left);
+      for (int i = 0; i < 4; ++i) joined.of[t][n][i] = sums[t][n][i];
+  finish_pair<kTokenTiles>(p, owners, count, joined);
 }
 
 // Expected on an H100, Qwen3-8B in Q4_K_M, 64 tokens: about 920 operations of a warp for two tiles of Q4_K
 // and 64 loads of 512 bytes from shared memory, which are 256 cycles of a multiprocessor: 1.0 ms of a step
 // for these, as much for the operations, 1.6 for the memory, in part at the same time.
-template <int kTokenTiles>
+template <typename First, typename Second, int kTokenTiles>
 __global__ void __launch_bounds__(kLargeWarps* kWarp, 1)
     few_token_large_kernel(const __grid_constant__ FewTokenParams p,
                            const __grid_constant__ FewTokenLargePlan plan) {
@@ -180,9 +219,20 @@ __global__ void __launch_bounds__(kLargeWarps* kWarp, 1)
   grid_dependency_launch();
   int index = 0;
   while (index + 1 < p.run_count && static_cast<int>(blockIdx.x) >= plan.first_step[index + 1]) ++index;
-  with_weights(p.runs[index].dtype, [&]<typename Weights>(Weights) {
-    take_large_pair<Weights, kTokenTiles>(p, plan, index, shared);
+  if (std::is_same_v<First, Second> || p.runs[index].dtype == First::kDType) {
+    take_large_pair<First, kTokenTiles>(p, plan, index, shared);
+  } else {
+    take_large_pair<Second, kTokenTiles>(p, plan, index, shared);
+  }
+}
+
+template <int kTokenTiles>
+void launch_large(CudaStream& stream, const char* op, const FewTokenParams& p, const FewTokenLargePlan& plan,
+                  const LaunchShape& shape) {
+  const bool known = with_weights(p, [&]<typename First, typename Second>(First, Second) {
+    launch(stream, op, shape, few_token_large_kernel<First, Second, kTokenTiles>, p, plan);
   });
+  ONGGI_CHECK(known);
 }
 
 }  // namespace onggi::cuda

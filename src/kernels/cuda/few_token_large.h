@@ -8,9 +8,6 @@ namespace onggi::cuda {
 inline constexpr int kFewTokenLargeMost = 64;  // tokens
 
 struct FewTokenLargePlan {
-  // Activations as operands, [T, column_tiles * 256] each; null where no run needs them.
-  const void* f16;
-  const void* bf16;
   int first_step[kMaxLinearGroup];  // of each run; a step is a block's pairs of tiles
   int slice_tiles;                  // of 256 columns, of a slice of K
   int stages;                       // of the rings: 2 or 3
@@ -20,14 +17,11 @@ struct FewTokenLargePlan {
   int ring, table;
 };
 
-// Fills in the slices of params, the plan (not its activations) and the launch's shape. false: not for this
+// Fills in the slices of params, the plan and the launch's shape. false: not for this
 // kernel.
 bool plan_few_token_large(const FewTokenMachine& machine, FewTokenParams& params, FewTokenLargePlan& plan,
                           LaunchShape& shape);
 
-// Writes the activations as operands and params.factors.
-void launch_few_token_operands(CudaStream& stream, const FewTokenParams& params,
-                               const FewTokenLargePlan& plan, Overlap overlap);
 void launch_few_token_large(CudaStream& stream, const FewTokenParams& params, const FewTokenLargePlan& plan,
                             const LaunchShape& shape);
 

@@ -4,7 +4,7 @@ namespace onggi::cuda {
 
 void launch_few_token_32(CudaStream& stream, const FewTokenParams& params, const FewTokenLargePlan& plan,
                          const LaunchShape& shape) {
-  launch(stream, "few_token_32", shape, few_token_large_kernel<4>, params, plan);
+  launch_large<4>(stream, "few_token_32", params, plan, shape);
 }
 
 }  // namespace onggi::cuda

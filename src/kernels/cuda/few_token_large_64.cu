@@ -4,7 +4,7 @@ namespace onggi::cuda {
 
 void launch_few_token_64(CudaStream& stream, const FewTokenParams& params, const FewTokenLargePlan& plan,
                          const LaunchShape& shape) {
-  launch(stream, "few_token_64", shape, few_token_large_kernel<8>, params, plan);
+  launch_large<8>(stream, "few_token_64", params, plan, shape);
 }
 
 }  // namespace onggi::cuda

@@ -21,6 +21,8 @@ struct FewTokenLoraArgs {
   int tokens, columns, count;
   Member members[kMaxLinearGroup];
 };
-void few_token_lora_input(CudaStream& stream, const FewTokenLoraArgs& args, Overlap overlap);
+// Bytes of working memory, aligned to 16, that it needs.
+size_t few_token_lora_scratch(const FewTokenLoraArgs& args);
+void few_token_lora_input(CudaStream& stream, const FewTokenLoraArgs& args, void* scratch, Overlap overlap);
 
 }  // namespace onggi::cuda

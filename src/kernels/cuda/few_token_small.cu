@@ -48,12 +48,13 @@ struct SmallRing {
   const FewTokenParams& p;
   const FewTokenRun& run;
   const SmallRows& rows;
-  unsigned char* slots;
-  int slot_bytes, slot_count;
-  int first_column;  // tile of the slice's first column
-  int phase;         // first row of the phase of the next tile
+  unsigned char* const slots;
+  const int slot_bytes, all_slots_bytes;
+  const int first_column;  // tile of the slice's first column
+  int phase;               // first row of the phase of the next tile
   WarpShare next;
-  int to = 0;  // slot of the next tile
+  typename Weights::Source source;
+  int to = 0;  // bytes to the slot of the next tile
 
   __device__ __forceinline__ SmallRing(const FewTokenParams& params, const FewTokenRun& of,
                                        const SmallRows& block_rows, unsigned char* ring,
@@ -63,29 +64,42 @@ struct SmallRing {
         rows(block_rows),
         slots(ring),
         slot_bytes(plan.ring_slot),
-        slot_count(plan.ring_slots),
+        all_slots_bytes(plan.ring_slots * plan.ring_slot),
         first_column(slice_first),
         phase(block_rows.begin),
-        next(block_rows.warp_share(block_rows.begin)) {}
+        next(block_rows.warp_share(block_rows.begin)) {
+    if (next.count == 0) next_phase();
+    seek();
+  }
+
+  __device__ __forceinline__ void seek() {
+    if (next.count == 0) return;
+    const TileOwner owner = tile_owner(p, run, next.row);
+    source.seek(p, p.members[owner.member], owner.tile, first_column + next.column);
+  }
 
   // Queues the copies of one tile, or of none where no more are left, as one group.
   __device__ __forceinline__ void issue() {
-    while (next.count == 0 && phase < rows.end) {
-      phase += rows.phase_rows;
-      if (phase < rows.end) next = rows.warp_share(phase);
-    }
     if (next.count > 0) {
-      const TileOwner owner = tile_owner(p, run, next.row);
-      Weights::issue(p, p.members[owner.member], owner.tile, first_column + next.column,
-                     slots + to * slot_bytes);
-      --next.count;
-      if (++next.column == rows.across) {
+      source.issue(slots + to);
+      if (--next.count == 0) {
+        next_phase();
+      } else if (++next.column == rows.across) {
         next.column = 0;
         ++next.row;
+        seek();
       }
+      to = to + slot_bytes == all_slots_bytes ? 0 : to + slot_bytes;
     }
-    to = to + 1 == slot_count ? 0 : to + 1;
     cp_async_commit();
+  }
+  __device__ __forceinline__ void next_phase() {
+    while (next.count == 0) {
+      phase += rows.phase_rows;
+      if (phase >= rows.end) return;
+      next = rows.warp_share(phase);
+    }
+    seek();
   }
 };
 
@@ -102,8 +116,9 @@ __device__ __forceinline__ void wait_for_tile(int slots) {
 
 // Brings the slice of x, times the norm's weight, into shared memory, and what finished sums are multiplied
 // with into factors: the inverses of the activations' powers of two, times the norm's 1 / rms(x).
-__device__ __noinline__ void stage_small_input(const FewTokenParams& p, const FewTokenSmallPlan& plan,
-                                               Operands operands, int first_column, unsigned char* shared) {
+__device__ __forceinline__ void stage_small_input(const FewTokenParams& p, const FewTokenSmallPlan& plan,
+                                                  Operands operands, int first_column,
+                                                  unsigned char* shared) {
   constexpr int kHeld = 2;  // eights that a thread keeps; others are read twice
   const int token = warp_index() / plan.token_warps, own_warp = warp_index() % plan.token_warps;
   const int step = kWarp * plan.token_warps;
@@ -161,6 +176,23 @@ __device__ __noinline__ void stage_small_input(const FewTokenParams& p, const Fe
   }
 }
 
+// Brings the slice of x into shared memory where launch_few_token_operands has made operands of it.
+__device__ __forceinline__ void copy_operands(const FewTokenParams& p, const FewTokenSmallPlan& plan,
+                                              Operands operands, int first_column, unsigned char* shared) {
+  const int pieces = min(plan.slice_tiles, p.column_tiles - first_column) * (kTileColumns / 8);
+  const int64_t row_bytes = int64_t{2} * kTileColumns * p.column_tiles;
+  const auto* from = static_cast<const unsigned char*>(operands == Operands::kF16 ? p.f16 : p.bf16) +
+                     2 * kTileColumns * first_column;
+  for (int token = 0; token < p.tokens; ++token, from += row_bytes)
+    for (int piece = threadIdx.x; piece < pieces; piece += FewTokenSmallShape::kThreads)
+      cp_async_16(shared + token * plan.row_bytes + 16 * piece, from + 16 * piece);
+  if (static_cast<int>(threadIdx.x) < p.tokens)
+    reinterpret_cast<float*>(shared + plan.factors)[threadIdx.x] =
+        p.slices == 1 ? p.factors[threadIdx.x] : 1.0f;
+  cp_async_commit();
+  cp_async_wait<0>();
+}
+
 // Adds the product of a tile with the activations at x.
 template <typename Weights>
 __device__ __forceinline__ void multiply_small_tile(const WeightTables& tables, const unsigned char* slot,
@@ -191,9 +223,9 @@ __device__ __forceinline__ void leave_sums(int tokens, float* slot, float (&sums
 }
 
 // Finishes the outputs of a phase from what the warps left.
-__device__ __noinline__ void finish_phase(const FewTokenParams& p, const FewTokenSmallPlan& plan,
-                                          const FewTokenRun& run, const SmallRows& rows, int first,
-                                          const unsigned char* shared) {
+__device__ __forceinline__ void finish_phase(const FewTokenParams& p, const FewTokenSmallPlan& plan,
+                                             const FewTokenRun& run, const SmallRows& rows, int first,
+                                             const unsigned char* shared) {
   const auto* partials = reinterpret_cast<const float*>(shared + plan.partials);
   const auto* factors = reinterpret_cast<const float*>(shared + plan.factors);
   const bool gated = p.activate == Activate::kGate;
@@ -231,8 +263,8 @@ __device__ __noinline__ void finish_phase(const FewTokenParams& p, const FewToke
 }
 
 template <typename Weights>
-__device__ __noinline__ void take_small_rows(const FewTokenParams& p, const FewTokenSmallPlan& plan,
-                                             int index, unsigned char* shared) {
+__device__ __forceinline__ void take_small_rows(const FewTokenParams& p, const FewTokenSmallPlan& plan,
+                                                int index, unsigned char* shared) {
   const FewTokenRun& run = p.runs[index];
   const int block = static_cast<int>(blockIdx.x) - plan.first_block[index];
   constexpr int kParts = 2 / Weights::kHalves;  // tiles of 256 columns
@@ -249,7 +281,11 @@ __device__ __noinline__ void take_small_rows(const FewTokenParams& p, const FewT
   if constexpr (std::is_same_v<Weights, Nf4Weights>)
     Nf4Weights::fill_table(p.nf4_tables, shared + plan.table);
   if (!plan.waits_late) grid_dependency_wait();
-  stage_small_input(p, plan, Weights::kOperands, slice_first, shared);
+  if (plan.has_operands) {
+    copy_operands(p, plan, Weights::kOperands, slice_first, shared);
+  } else {
+    stage_small_input(p, plan, Weights::kOperands, slice_first, shared);
+  }
   __syncthreads();
 
   // Columns of tokens that are not there repeat one that is: nobody reads their sums.
@@ -268,11 +304,11 @@ __device__ __noinline__ void take_small_rows(const FewTokenParams& p, const FewT
       wait_for_tile(plan.ring_slots);
       __syncwarp();  // the tile of all lanes is there; and the slot that is filled next was read by all
       ring.issue();
-      const TileOwner owner = tile_owner(p, run, own.row);
-      const WeightTables tables{&p.members[owner.member], shared + plan.table};
-      multiply_small_tile<Weights>(tables, ring_begin + from * plan.ring_slot,
-                                   x + 256 * Weights::kHalves * own.column, sums);
-      from = from + 1 == plan.ring_slots ? 0 : from + 1;
+      WeightTables tables{nullptr, shared + plan.table};
+      if constexpr (std::is_same_v<Weights, Nf4Weights>)
+        tables.member = &p.members[tile_owner(p, run, own.row).member];
+      multiply_small_tile<Weights>(tables, ring_begin + from, x + 256 * Weights::kHalves * own.column, sums);
+      from = from + plan.ring_slot == plan.ring_slots * plan.ring_slot ? 0 : from + plan.ring_slot;
       if (++own.column == rows.across || own.count == 1) {
         leave_sums(p.tokens, left, sums);
         left += slot_floats;
@@ -294,6 +330,7 @@ __device__ __noinline__ void take_small_rows(const FewTokenParams& p, const FewT
 // up 56.6 MB in 19, down 28.3 or 41.3 MB in 10 or 14, lm_head 510 MB in 170 us. About 290 operations of a
 // warp for a tile of Q4_K, so that 2 million tiles of a step are 1.1 million cycles of each scheduler: 0.6
 // ms.
+template <typename First, typename Second>
 __global__ void __launch_bounds__(FewTokenSmallShape::kThreads, 2)
     few_token_small_kernel(const __grid_constant__ FewTokenParams p,
                            const __grid_constant__ FewTokenSmallPlan plan) {
@@ -301,8 +338,11 @@ __global__ void __launch_bounds__(FewTokenSmallShape::kThreads, 2)
   grid_dependency_launch();
   int index = 0;
   while (index + 1 < p.run_count && static_cast<int>(blockIdx.x) >= plan.first_block[index + 1]) ++index;
-  with_weights(p.runs[index].dtype,
-               [&]<typename Weights>(Weights) { take_small_rows<Weights>(p, plan, index, shared); });
+  if (std::is_same_v<First, Second> || p.runs[index].dtype == First::kDType) {
+    take_small_rows<First>(p, plan, index, shared);
+  } else {
+    take_small_rows<Second>(p, plan, index, shared);
+  }
 }
 
 int ceil_div(int n, int d) { return (n + d - 1) / d; }
@@ -330,7 +370,15 @@ int cut_rows(const FewTokenParams& p, int most_blocks, FewTokenSmallPlan& plan) 
     const int64_t middle = low + (high - low) / 2;
     (share_blocks(p, middle, plan.blocks) <= most_blocks ? high : low) = middle;
   }
-  const int all = share_blocks(p, high, plan.blocks);
+  int all = share_blocks(p, high, plan.blocks);
+  // Every multiprocessor gets its block, so that those of the next kernel are spread evenly too: they start
+  // beside these, and two on one multiprocessor would take twice as long.
+  const int together = p.activate == Activate::kGate ? 2 : 1;
+  for (int i = 0; i < p.run_count && all < most_blocks; ++i) {
+    const int more = std::min(most_blocks - all, p.runs[i].tiles / together - plan.blocks[i]);
+    plan.blocks[i] += more;
+    all += more;
+  }
   int first = 0;
   for (int i = 0; i < p.run_count; ++i) {
     plan.first_block[i] = first;
@@ -384,12 +432,15 @@ int fit_shared(const FewTokenMachine& machine, const FewTokenParams& p, FewToken
 bool plan_few_token_small(const FewTokenMachine& machine, FewTokenParams& p, FewTokenSmallPlan& plan,
                           LaunchShape& shape) {
   if (p.tokens > kFewTokenSmallMost) return false;
-  // The activations of a slice take up to 72 KiB; the norm needs rows that a block sees whole.
+  // With more tokens it is faster to make operands of them once than in every block.
+  constexpr int kMostOwnOperands = 2;
+  plan.has_operands = p.tokens > kMostOwnOperands;
+  // The activations of a slice take up to 72 KiB; a norm needs rows that who makes operands sees whole.
   constexpr int kMostSliceTiles = 144;
   p.slices = ceil_div(p.column_tiles * p.tokens, kMostSliceTiles);
   plan.slice_tiles = ceil_div(p.column_tiles, p.slices);
   p.slices = ceil_div(p.column_tiles, plan.slice_tiles);
-  if (p.slices > 1 && p.norm != nullptr) return false;
+  if (p.slices > 1 && p.norm != nullptr) plan.has_operands = true;
   const int most_blocks = machine.multiprocessors * machine.blocks_per_multiprocessor / p.slices;
   if (most_blocks < p.run_count) return false;
   const int blocks = cut_rows(p, most_blocks, plan);
@@ -408,7 +459,10 @@ bool plan_few_token_small(const FewTokenMachine& machine, FewTokenParams& p, Few
 
 void launch_few_token_small(CudaStream& stream, const FewTokenParams& p, const FewTokenSmallPlan& plan,
                             const LaunchShape& shape) {
-  launch(stream, "few_token_small", shape, few_token_small_kernel, p, plan);
+  const bool known = with_weights(p, [&]<typename First, typename Second>(First, Second) {
+    launch(stream, "few_token_small", shape, few_token_small_kernel<First, Second>, p, plan);
+  });
+  ONGGI_CHECK(known);
 }
 
 }  // namespace onggi::cuda

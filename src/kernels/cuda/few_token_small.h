@@ -22,6 +22,7 @@ struct FewTokenSmallPlan {
   int phase_rows;
   int partial_slots;  // of a warp
   int token_warps;    // that bring the activations of one token
+  bool has_operands;  // launch_few_token_operands has made them
   // The kernel before is few_token_lora_input, which starts this one after what wrote x was done: x may be
   // read at once, and the wait comes before the outputs.
   bool waits_late;

@@ -5,7 +5,8 @@
 //   kOperands, kSlotBytes
 //   kHalves     a tile is 16 rows and, of each 256 columns, those whose places (place_of_column) make up
 //               kHalves of two halves: all 256 columns of most dtypes, 128 of plain ones
-//   issue       queues the copies of a tile
+//   Source      a warp's place in a row of tiles: seek() finds it, issue() queues the copies of its tile and
+//               goes on to the next one of the row
 //   Half        a half of a tile for a lane, columns 64 p + 32 h .. + 31 of its two rows: bits and scales
 //   operands    of products 2 j and 2 j + 1 of a half, columns 64 p + 32 h + 8 j .. + 7
 #pragma once
@@ -17,26 +18,33 @@ namespace onggi::cuda {
 
 // What both rows' weights are made with, besides the slot.
 struct WeightTables {
-  const FewTokenMember* member;
-  const unsigned char* nf4;  // Nf4Weights::fill_table's
+  const FewTokenMember* member;  // null but for NF4
+  const unsigned char* nf4;      // Nf4Weights::fill_table's
 };
 
 template <typename Format>
 struct PlacedWeights {
+  static constexpr DType kDType = Format::kDType;
   static constexpr Operands kOperands = Operands::kF16;
   static constexpr int kHalves = 2, kSlotBytes = Format::kBytes, kGroups = Format::kGroups;
 
-  static __device__ __forceinline__ void issue(const FewTokenParams& p, const FewTokenMember& member,
-                                               int tile, int column_tile, unsigned char* slot) {
-    const uint8_t* from =
-        member.data + (static_cast<int64_t>(tile) * p.column_tiles + column_tile) * kSlotBytes;
-    constexpr int kPieces = kSlotBytes / 16;
-#pragma unroll
-    for (int first = 0; first < kPieces; first += kWarp) {
-      const int piece = first + lane_index();
-      if (first + kWarp <= kPieces || piece < kPieces) cp_async_16(slot + 16 * piece, from + 16 * piece);
+  struct Source {
+    const uint8_t* from;  // of the lane
+    __device__ __forceinline__ void seek(const FewTokenParams& p, const FewTokenMember& member, int tile,
+                                         int column_tile) {
+      from = member.data + (static_cast<int64_t>(tile) * p.column_tiles + column_tile) * kSlotBytes +
+             16 * lane_index();
     }
-  }
+    __device__ __forceinline__ void issue(unsigned char* slot) {
+      constexpr int kPieces = kSlotBytes / 16;
+      unsigned char* to = slot + 16 * lane_index();
+#pragma unroll
+      for (int first = 0; first < kPieces; first += kWarp)
+        if (first + kWarp <= kPieces || lane_index() < kPieces - first)
+          cp_async_16(to + 16 * first, from + 16 * first);
+      from += kSlotBytes;
+    }
+  };
 
   struct Half {
     typename Format::Unit units[2];
@@ -44,12 +52,8 @@ struct PlacedWeights {
     __device__ __forceinline__ Half(const WeightTables&, const unsigned char* slot, int h)
         : units{Format::unit(slot, lane_index(), 2 * h), Format::unit(slot, lane_index(), 2 * h + 1)} {
 #pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        Scale scales[kGroups];
-        Format::scales(slot, lane_index() / 4 + 8 * r, lane_index() % 4, h, scales);
-#pragma unroll
-        for (int group = 0; group < kGroups; ++group) factors[r][group] = Format::factors(scales[group]);
-      }
+      for (int r = 0; r < 2; ++r)
+        Format::factors(slot, lane_index() / 4 + 8 * r, lane_index() % 4, h, factors[r]);
     }
   };
   static __device__ __forceinline__ void operands(const Half& half, const WeightTables&, int j,
@@ -67,26 +71,41 @@ struct PlacedWeights {
 // Row-major f16 and bf16: K is a multiple of 8 and rows are aligned to 16 bytes. A slot holds of each column
 // piece j and row r the 16 bytes of every lane, those of lane l at l ^ 2 j: so neither the copies nor the
 // loads meet in a bank.
-template <DType kDType>
+template <DType kType>
 struct PlainWeights {
+  static constexpr DType kDType = kType;
   static constexpr Operands kOperands = operands_of(kDType);
   static constexpr int kHalves = 1, kSlotBytes = 2 * 128 * kTileRows;
 
-  static __device__ __forceinline__ void issue(const FewTokenParams& p, const FewTokenMember& member,
-                                               int tile, int column_tile, unsigned char* slot) {
+  struct Source {
+    const uint8_t* rows[8];  // of the lane, in its copies' rows; at the row's first column
+    int columns;             // K
+    int at;                  // the next tile
+    __device__ __forceinline__ void seek(const FewTokenParams& p, const FewTokenMember& member, int tile,
+                                         int column_tile) {
 #pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      const int piece = lane_index() + kWarp * i, row = piece / 16, pair = piece / 4 % 4, j = piece % 4;
-      // Rows beyond N repeat the last one: nobody reads their sums.
-      const int from_row = min(kTileRows * tile + row, member.rows - 1);
-      const int column = kTileColumns * (column_tile / 2) + 64 * pair + 32 * (column_tile % 2) + 8 * j;
-      const bool inside = column < p.columns;
-      const uint8_t* from =
-          member.data + 2 * (static_cast<int64_t>(from_row) * p.columns + (inside ? column : 0));
-      const int lane = 4 * (row % 8) + pair;
-      cp_async_16(slot + 16 * (kWarp * (2 * j + row / 8) + (lane ^ 2 * j)), from, inside ? 16 : 0);
+      for (int i = 0; i < 8; ++i) {
+        const int row = (lane_index() + kWarp * i) / 16;
+        // Rows beyond N repeat the last one: nobody reads their sums.
+        const int from_row = min(kTileRows * tile + row, member.rows - 1);
+        rows[i] = member.data + 2 * static_cast<int64_t>(from_row) * p.columns;
+      }
+      columns = p.columns;
+      at = column_tile;
     }
-  }
+    __device__ __forceinline__ void issue(unsigned char* slot) {
+      const int pair = lane_index() / 4 % 4, j = lane_index() % 4;
+      const int own = kTileColumns * (at / 2) + 64 * pair + 32 * (at % 2) + 8 * j;
+      const bool inside = own < columns;
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const int row = (lane_index() + kWarp * i) / 16, lane = 4 * (row % 8) + pair;
+        cp_async_16(slot + 16 * (kWarp * (2 * j + row / 8) + (lane ^ 2 * j)),
+                    rows[i] + (inside ? 2 * own : 0), inside ? 16 : 0);
+      }
+      ++at;
+    }
+  };
 
   struct Half {
     const unsigned char* slot;
@@ -110,36 +129,52 @@ struct PlainWeights {
 // Bytes become pairs of f16 by a table with a column for each lane (so that no two meet in a bank): [256][32]
 // words, then the dynamic code, 256 floats.
 struct Nf4Weights {
+  static constexpr DType kDType = DType::kNF4;
   static constexpr Operands kOperands = Operands::kF16;
   static constexpr int kHalves = 2, kSlotBytes = 2048 + 64 + 64;
   static constexpr int kTableBytes = 256 * 128 + 1024;
 
-  static __device__ __forceinline__ void issue(const FewTokenParams& p, const FewTokenMember& member,
-                                               int tile, int column_tile, unsigned char* slot) {
+  struct Source {
+    const uint8_t* from;    // of the lane in the tile's first row
+    int row_offset[4];      // bytes to its copies' rows
+    const uint8_t* absmax;  // of lanes 0 to 15
+    const float* nested;    // of the others
+    int block;              // number of the row's block at the next tile
+    __device__ __forceinline__ void seek(const FewTokenParams& p, const FewTokenMember& member, int tile,
+                                         int column_tile) {
+      const int row_bytes = p.columns / 2, last = member.rows - 1 - kTileRows * tile;
+      from = member.data + static_cast<int64_t>(kTileRows * tile) * row_bytes + 128 * column_tile +
+             16 * (lane_index() % 8);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int piece = lane_index() + kWarp * i, row = piece / 8, pair = piece / 2 % 4, h = piece % 2;
-      const int from_row = min(kTileRows * tile + row, member.rows - 1);
-      const int lane = 4 * (row % 8) + pair;
-      cp_async_16(slot + 16 * (kWarp * (2 * h + row / 8) + (lane ^ 4 * h)),
-                  member.data +
-                      (static_cast<int64_t>(from_row) * p.columns + kTileColumns * column_tile) / 2 +
-                      16 * (piece % 8));
+      for (int i = 0; i < 4; ++i) row_offset[i] = min(lane_index() / 8 + 4 * i, last) * row_bytes;
+      absmax = member.nf4_absmax;
+      nested = member.nf4_nested;
+      block = (kTileRows * tile + min(lane_index() % kTileRows, last)) * (p.columns / 64) + 4 * column_tile;
     }
-    const int row = lane_index() % kTileRows;
-    const int from_row = min(kTileRows * tile + row, member.rows - 1);
-    const int64_t block = (static_cast<int64_t>(from_row) * p.columns + kTileColumns * column_tile) / 64;
-    if (lane_index() < kTileRows) {
-      cp_async_4(slot + 2048 + 4 * row, member.nf4_absmax + block);
-    } else {
-      cp_async_4(slot + 2112 + 4 * row, member.nf4_nested + block / 256);
+    __device__ __forceinline__ void issue(unsigned char* slot) {
+      const int pair = lane_index() / 2 % 4, h = lane_index() % 2;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int row = lane_index() / 8 + 4 * i, lane = 4 * (row % 8) + pair;
+        cp_async_16(slot + 16 * (kWarp * (2 * h + row / 8) + (lane ^ 4 * h)), from + row_offset[i]);
+      }
+      if (lane_index() < kTileRows) {
+        cp_async_4(slot + 2048 + 4 * lane_index(), absmax + block);
+      } else {
+        cp_async_4(slot + 2048 + 4 * lane_index(), nested + block / 256);
+      }
+      from += 128;
+      block += 4;
     }
-  }
+  };
 
-  static __device__ void fill_table(const float* tables, unsigned char* table) {
-    for (int i = threadIdx.x; i < 256 * kWarp; i += static_cast<int>(blockDim.x)) {
-      const int byte = i / kWarp;
-      reinterpret_cast<uint32_t*>(table)[i] = pack_f16(tables[byte / 16], tables[byte % 16]);
+  // Values of a table of 16 from the lanes that hold them, so that no load is waited for.
+  static __device__ __forceinline__ void fill_table(const float* tables, unsigned char* table) {
+    const float own = tables[lane_index() % 16];
+    const int warps = static_cast<int>(blockDim.x) / kWarp;
+    for (int byte = warp_index(); byte < 256; byte += warps) {
+      const float high = __shfl_sync(kAllLanes, own, byte / 16), low = __shfl_sync(kAllLanes, own, byte % 16);
+      reinterpret_cast<uint32_t*>(table)[kWarp * byte + lane_index()] = pack_f16(high, low);
     }
     for (int i = threadIdx.x; i < 256; i += static_cast<int>(blockDim.x))
       reinterpret_cast<float*>(table + 256 * 128)[i] = tables[16 + i];
@@ -171,8 +206,7 @@ struct Nf4Weights {
       for (int i = 0; i < 4; ++i) {
         const uint32_t codes = *reinterpret_cast<const uint32_t*>(
             lane_table + (format_detail::shift_right(half.words[r][j], 8 * i - 7) & 0x7F80u));
-        a[i / 2][2 * (i % 2) + r] =
-            format_detail::bits_of(__hmul2(format_detail::halves(codes), half.absmax[r]));
+        a[i / 2][2 * (i % 2) + r] = bits_of(__hmul2(half2_of(codes), half.absmax[r]));
       }
   }
 };
@@ -186,33 +220,52 @@ __device__ __forceinline__ void multiply_16(float (&d)[4], const uint32_t (&a)[4
   }
 }
 
-// Runs body(Weights{}) for the weights of a dtype (nothing for one that has none).
+// Runs body(First{}, Second{}) for the weights of the runs' dtypes, which are one, or two that files mix
+// within a layer; a kernel takes First's runs and Second's. false: others.
 template <typename Body>
-__device__ __forceinline__ void with_weights(DType dtype, const Body& body) {
-  switch (dtype) {
-    case DType::kQ4_K:
-      return body(PlacedWeights<FormatQ4K>{});
-    case DType::kQ5_K:
-      return body(PlacedWeights<FormatQ5K>{});
-    case DType::kQ6_K:
-      return body(PlacedWeights<FormatQ6K>{});
-    case DType::kQ8_0:
-      return body(PlacedWeights<FormatQ8_0>{});
-    case DType::kQ4_0:
-      return body(PlacedWeights<FormatQ4_0>{});
-    case DType::kQ3_K:
-      return body(PlacedWeights<FormatQ3K>{});
-    case DType::kQ2_K:
-      return body(PlacedWeights<FormatQ2K>{});
-    case DType::kNF4:
-      return body(Nf4Weights{});
-    case DType::kBF16:
-      return body(PlainWeights<DType::kBF16>{});
-    case DType::kF16:
-      return body(PlainWeights<DType::kF16>{});
-    default:
-      return;
+bool with_weights(const FewTokenParams& p, const Body& body) {
+  const auto both = [&](auto weights) { return body(weights, weights), true; };
+  DType other = p.runs[0].dtype;
+  for (int i = 1; i < p.run_count; ++i) {
+    if (p.runs[i].dtype == p.runs[0].dtype) continue;
+    if (other != p.runs[0].dtype && other != p.runs[i].dtype) return false;
+    other = p.runs[i].dtype;
   }
+  if (other != p.runs[0].dtype) {
+    const DType low = p.runs[0].dtype == DType::kQ6_K ? other : p.runs[0].dtype;
+    if (p.runs[0].dtype != DType::kQ6_K && other != DType::kQ6_K) return false;
+    if (low == DType::kQ4_K) return body(PlacedWeights<FormatQ4K>{}, PlacedWeights<FormatQ6K>{}), true;
+    if (low == DType::kQ5_K) return body(PlacedWeights<FormatQ5K>{}, PlacedWeights<FormatQ6K>{}), true;
+    return false;
+  }
+  switch (other) {
+    case DType::kQ4_K:
+      return both(PlacedWeights<FormatQ4K>{});
+    case DType::kQ5_K:
+      return both(PlacedWeights<FormatQ5K>{});
+    case DType::kQ6_K:
+      return both(PlacedWeights<FormatQ6K>{});
+    case DType::kQ8_0:
+      return both(PlacedWeights<FormatQ8_0>{});
+    case DType::kQ4_0:
+      return both(PlacedWeights<FormatQ4_0>{});
+    case DType::kQ3_K:
+      return both(PlacedWeights<FormatQ3K>{});
+    case DType::kQ2_K:
+      return both(PlacedWeights<FormatQ2K>{});
+    case DType::kNF4:
+      return both(Nf4Weights{});
+    case DType::kBF16:
+      return both(PlainWeights<DType::kBF16>{});
+    case DType::kF16:
+      return both(PlainWeights<DType::kF16>{});
+    default:
+      return false;
+  }
+}
+// Whether one launch can take all runs.
+inline bool have_one_kernel(const FewTokenParams& p) {
+  return with_weights(p, [](auto, auto) {});
 }
 
 // Bytes of a slot, and halves of a tile, of a dtype's weights.

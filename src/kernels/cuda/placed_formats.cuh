@@ -7,7 +7,8 @@
 //   pair(unit, r, i)           the bits of two neighbours as f16 numbers that count the stored value
 //   whole(pair)                the weights without scale and minimum: exact whole numbers
 //   scales(tile, row, p, h, out)  of lane p's half h of a row: weight = scale * whole - minimum
-//   Factors, factors(scale), weights(pair, factors)    the weights as f16, for products
+//   Factors, factors(tile, row, p, h, out)    those scales as f16, and
+//   weights(pair, factors)     the weights as f16, for products
 // f16 numbers are made without arithmetic: under the exponent of 1 the mantissa's upper bits count.
 //
 // Weights for products are rounded to f16 once, at the end, but for an error of 2^-12 (minimum + the scale
@@ -15,6 +16,7 @@
 #pragma once
 
 #include "kernels/cuda/placed_layout.h"
+#include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/vector.cuh"
 
 namespace onggi::cuda {
@@ -28,14 +30,6 @@ namespace format_detail {
 
 inline constexpr uint32_t kOnes = 0x3C003C00u;  // two f16 of 1
 
-__device__ __forceinline__ __half2 halves(uint32_t bits) {
-  return __halves2half2(__ushort_as_half(static_cast<unsigned short>(bits)),
-                        __ushort_as_half(static_cast<unsigned short>(bits >> 16)));
-}
-__device__ __forceinline__ uint32_t bits_of(__half2 pair) {
-  return static_cast<uint32_t>(__half_as_ushort(__low2half(pair))) |
-         static_cast<uint32_t>(__half_as_ushort(__high2half(pair))) << 16;
-}
 __device__ __forceinline__ uint32_t shift_right(uint32_t word, int bits) {
   return bits >= 0 ? word >> bits : word << -bits;
 }
@@ -48,14 +42,14 @@ __device__ __forceinline__ uint32_t moved_nibbles(uint32_t word, int f) {
 }
 template <int kDestination>
 __device__ __forceinline__ uint32_t nibbles(uint32_t word, int f) {
-  return (moved_nibbles(word, f) & (0x000F000Fu << kDestination)) | kOnes;
+  return and_or(moved_nibbles(word, f), 0x000F000Fu << kDestination, kOnes);
 }
-// Two bits (or one) from bit `from` of both halves, moved to bit `to`.
-__device__ __forceinline__ uint32_t two_bits(uint32_t word, int from, int to) {
-  return shift_right(word, from - to) & (0x00030003u << to);
+// `others` with two bits (or one) from bit `from` of both halves, at bit `to`.
+__device__ __forceinline__ uint32_t add_two_bits(uint32_t word, int from, int to, uint32_t others) {
+  return and_or(shift_right(word, from - to), 0x00030003u << to, others);
 }
-__device__ __forceinline__ uint32_t one_bit(uint32_t word, int from, int to) {
-  return shift_right(word, from - to) & (0x00010001u << to);
+__device__ __forceinline__ uint32_t add_one_bit(uint32_t word, int from, int to, uint32_t others) {
+  return and_or(shift_right(word, from - to), 0x00010001u << to, others);
 }
 
 // 2^23 + n: n in the low end of a float's mantissa.
@@ -103,12 +97,12 @@ struct WithMinimum {
   struct Factors {
     __half2 factor, offset;
   };
-  static __device__ __forceinline__ Factors factors(const Scale& scale) {
+  static __device__ __forceinline__ Factors factors_of(const Scale& scale) {
     const float factor = kSteps * scale.scale;
     return {__float2half2_rn(factor), __float2half2_rn(-scale.minimum - factor)};
   }
   static __device__ __forceinline__ uint32_t weights(uint32_t pair, const Factors& factors) {
-    return bits_of(__hfma2(halves(pair), factors.factor, factors.offset));
+    return bits_of(__hfma2(half2_of(pair), factors.factor, factors.offset));
   }
 };
 // weight = kSteps * scale * (pair - kMiddle): the difference is exact.
@@ -117,11 +111,11 @@ struct WithoutMinimum {
   struct Factors {
     __half2 factor;
   };
-  static __device__ __forceinline__ Factors factors(const Scale& scale) {
+  static __device__ __forceinline__ Factors factors_of(const Scale& scale) {
     return {__float2half2_rn(kSteps * scale.scale)};
   }
   static __device__ __forceinline__ uint32_t weights(uint32_t pair, const Factors& factors, uint32_t middle) {
-    return bits_of(__hmul2(__hsub2(halves(pair), halves(middle)), factors.factor));
+    return bits_of(__hmul2(__hsub2(half2_of(pair), half2_of(middle)), factors.factor));
   }
 };
 inline constexpr uint32_t kOneAndHalf = 0x3E003E00u;  // two f16 of 1.5
@@ -138,6 +132,22 @@ __device__ __forceinline__ void six_bit_scale(const uint8_t* heads, int row, int
   // d * number is exact: 11 and 6 bits.
   out[0] = {fmaf(d, based_bits(bits, 0, 63), d_base), fmaf(minimum, based_bits(bits, 6, 63), minimum_base)};
 }
+// The same as f16: {16 d scale, -(dmin minimum)} in one go. kSteps d is exact.
+template <int kSteps>
+__device__ __forceinline__ typename WithMinimum<kSteps>::Factors six_bit_factors(const uint8_t* heads,
+                                                                                 int row, int p, int h) {
+  const uint4 words = load<uint4>(heads + 16 * row);
+  const uint32_t third = 4u + static_cast<uint32_t>(p);
+  const uint32_t two = __byte_perm(words.y, words.z, static_cast<uint32_t>(p) | third << 4);
+  const uint32_t bits = __byte_perm(two, words.w, 0x0010u | third << 8) >> (12 * h);
+  // {1024 + scale, 1024 + minimum}
+  const uint32_t based = (bits & 63u) | (bits << 10 & 0x003F0000u) | 0x64006400u;
+  const __half2 wholes = __hsub2(half2_of(based), half2_of(0x64006400u));
+  const __half2 d = __hmul2(half2_of(words.x), __floats2half2_rn(kSteps, -1.0f));
+  const __half2 both = __hmul2(wholes, d);
+  const __half2 factor = __low2half2(both);
+  return {factor, __hsub2(__high2half2(both), factor)};
+}
 // Q6_K's and Q3_K's: 16 signed scales stored as scale + 128, then d.
 __device__ __forceinline__ void signed_scales(const uint8_t* heads, int row, int p, int h, Scale (&out)[2]) {
   const uint32_t word = load<uint32_t>(heads + 16 * row + 4 * p) >> (16 * h);
@@ -150,6 +160,16 @@ __device__ __forceinline__ void signed_scales(const uint8_t* heads, int row, int
 // One f16 per 32 columns.
 __device__ __forceinline__ void half_scale(const uint8_t* heads, int row, int p, int h, Scale (&out)[1]) {
   out[0] = {half_value(load<uint16_t>(heads + 16 * row + 4 * p + 2 * h)), 0.0f};
+}
+
+// Factors by way of the scales in fp32.
+template <typename Format>
+__device__ __forceinline__ void factors_by_scales(const uint8_t* tile, int row, int p, int h,
+                                                  typename Format::Factors (&out)[Format::kGroups]) {
+  Scale scales[Format::kGroups];
+  Format::scales(tile, row, p, h, scales);
+#pragma unroll
+  for (int group = 0; group < Format::kGroups; ++group) out[group] = Format::factors_of(scales[group]);
 }
 
 }  // namespace format_detail
@@ -171,6 +191,10 @@ struct FormatQ4K : format_detail::WithMinimum<16> {
                                                 Scale (&out)[kGroups]) {
     format_detail::six_bit_scale(tile + 2048, row, p, h, out);
   }
+  static __device__ __forceinline__ void factors(const uint8_t* tile, int row, int p, int h,
+                                                 Factors (&out)[kGroups]) {
+    out[0] = format_detail::six_bit_factors<16>(tile + 2048, row, p, h);
+  }
 };
 
 struct FormatQ5K : format_detail::WithMinimum<32> {
@@ -185,8 +209,9 @@ struct FormatQ5K : format_detail::WithMinimum<32> {
             format_detail::load<uint32_t>(tile + 2048 + 128 * u + 4 * lane)};
   }
   static __device__ __forceinline__ uint32_t pair(const Unit& unit, int r, int i) {
-    return format_detail::nibbles<nibble_destination(kDType)>(unit.low.word[2 * r + i / 4], i % 4) |
-           format_detail::one_bit(unit.fifth, 8 * r + i, 9);
+    return format_detail::add_one_bit(
+        unit.fifth, 8 * r + i, 9,
+        format_detail::nibbles<nibble_destination(kDType)>(unit.low.word[2 * r + i / 4], i % 4));
   }
   static __device__ __forceinline__ float2 whole(uint32_t pair) {
     return format_detail::whole_of<32, 0>(pair);
@@ -194,6 +219,10 @@ struct FormatQ5K : format_detail::WithMinimum<32> {
   static __device__ __forceinline__ void scales(const uint8_t* tile, int row, int p, int h,
                                                 Scale (&out)[kGroups]) {
     format_detail::six_bit_scale(tile + 2560, row, p, h, out);
+  }
+  static __device__ __forceinline__ void factors(const uint8_t* tile, int row, int p, int h,
+                                                 Factors (&out)[kGroups]) {
+    out[0] = format_detail::six_bit_factors<32>(tile + 2560, row, p, h);
   }
 };
 
@@ -208,8 +237,9 @@ struct FormatQ6K : format_detail::WithoutMinimum<64> {
     return {format_detail::load_nibbles(tile, lane, u), format_detail::load_two_bits(tile + 2048, lane, u)};
   }
   static __device__ __forceinline__ uint32_t pair(const Unit& unit, int r, int i) {
-    return format_detail::nibbles<nibble_destination(kDType)>(unit.low.word[2 * r + i / 4], i % 4) |
-           format_detail::two_bits(unit.upper.word[r], 2 * i, 8);
+    return format_detail::add_two_bits(
+        unit.upper.word[r], 2 * i, 8,
+        format_detail::nibbles<nibble_destination(kDType)>(unit.low.word[2 * r + i / 4], i % 4));
   }
   static __device__ __forceinline__ float2 whole(uint32_t pair) {
     return format_detail::whole_of<64, 32>(pair);
@@ -220,6 +250,10 @@ struct FormatQ6K : format_detail::WithoutMinimum<64> {
   static __device__ __forceinline__ void scales(const uint8_t* tile, int row, int p, int h,
                                                 Scale (&out)[kGroups]) {
     format_detail::signed_scales(tile + 3072, row, p, h, out);
+  }
+  static __device__ __forceinline__ void factors(const uint8_t* tile, int row, int p, int h,
+                                                 Factors (&out)[kGroups]) {
+    format_detail::factors_by_scales<FormatQ6K>(tile, row, p, h, out);
   }
 };
 
@@ -235,8 +269,9 @@ struct FormatQ3K : format_detail::WithoutMinimum<8> {
             format_detail::load<uint32_t>(tile + 1024 + 128 * u + 4 * lane)};
   }
   static __device__ __forceinline__ uint32_t pair(const Unit& unit, int r, int i) {
-    return format_detail::two_bits(unit.low.word[r], 2 * i, 7) |
-           format_detail::one_bit(unit.third, 8 * r + i, 9) | format_detail::kOnes;
+    return format_detail::add_one_bit(
+        unit.third, 8 * r + i, 9,
+        format_detail::add_two_bits(unit.low.word[r], 2 * i, 7, format_detail::kOnes));
   }
   static __device__ __forceinline__ float2 whole(uint32_t pair) {
     return format_detail::whole_of<8, 4>(pair);
@@ -248,6 +283,10 @@ struct FormatQ3K : format_detail::WithoutMinimum<8> {
                                                 Scale (&out)[kGroups]) {
     format_detail::signed_scales(tile + 1536, row, p, h, out);
   }
+  static __device__ __forceinline__ void factors(const uint8_t* tile, int row, int p, int h,
+                                                 Factors (&out)[kGroups]) {
+    format_detail::factors_by_scales<FormatQ3K>(tile, row, p, h, out);
+  }
 };
 
 struct FormatQ2K : format_detail::WithMinimum<4> {
@@ -258,7 +297,7 @@ struct FormatQ2K : format_detail::WithMinimum<4> {
     return format_detail::load_two_bits(tile, lane, u);
   }
   static __device__ __forceinline__ uint32_t pair(const Unit& unit, int r, int i) {
-    return format_detail::two_bits(unit.word[r], 2 * i, 8) | format_detail::kOnes;
+    return format_detail::add_two_bits(unit.word[r], 2 * i, 8, format_detail::kOnes);
   }
   static __device__ __forceinline__ float2 whole(uint32_t pair) {
     return format_detail::whole_of<4, 0>(pair);
@@ -274,6 +313,10 @@ struct FormatQ2K : format_detail::WithMinimum<4> {
       out[group] = {fmaf(d, format_detail::based_bits(both, 8 * group, 15), -format_detail::kWholeBase * d),
                     fmaf(minimum, format_detail::based_bits(both, 8 * group + 4, 15),
                          -format_detail::kWholeBase * minimum)};
+  }
+  static __device__ __forceinline__ void factors(const uint8_t* tile, int row, int p, int h,
+                                                 Factors (&out)[kGroups]) {
+    format_detail::factors_by_scales<FormatQ2K>(tile, row, p, h, out);
   }
 };
 
@@ -308,6 +351,10 @@ struct FormatQ8_0 : format_detail::WithoutMinimum<1> {
                                                 Scale (&out)[kGroups]) {
     format_detail::half_scale(tile + 4096, row, p, h, out);
   }
+  static __device__ __forceinline__ void factors(const uint8_t* tile, int row, int p, int h,
+                                                 Factors (&out)[kGroups]) {
+    format_detail::factors_by_scales<FormatQ8_0>(tile, row, p, h, out);
+  }
 };
 
 struct FormatQ4_0 : format_detail::WithoutMinimum<16> {
@@ -329,6 +376,10 @@ struct FormatQ4_0 : format_detail::WithoutMinimum<16> {
   static __device__ __forceinline__ void scales(const uint8_t* tile, int row, int p, int h,
                                                 Scale (&out)[kGroups]) {
     format_detail::half_scale(tile + 2048, row, p, h, out);
+  }
+  static __device__ __forceinline__ void factors(const uint8_t* tile, int row, int p, int h,
+                                                 Factors (&out)[kGroups]) {
+    format_detail::factors_by_scales<FormatQ4_0>(tile, row, p, h, out);
   }
 };
 

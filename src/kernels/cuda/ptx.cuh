@@ -168,6 +168,12 @@ __device__ __forceinline__ float log2_approx(float x) {
   asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
+// (a & b) | c in one operation (lop3.b32); the compiler makes two of it where b and c are constants.
+__device__ __forceinline__ uint32_t and_or(uint32_t a, uint32_t b, uint32_t c) {
+  uint32_t d;
+  asm("lop3.b32 %0, %1, %2, %3, 0xEA;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+  return d;
+}
 // c + sum of the products of the four bytes of a and b: both signed, or a unsigned.
 __device__ __forceinline__ int32_t dp4a_s8(uint32_t a, uint32_t b, int32_t c) {
   int32_t d;

@@ -20,25 +20,29 @@ __device__ __forceinline__ void store_f32(float* p, float value) { *p = value; }
 __device__ __forceinline__ void store_f32(BFloat16* p, float value) { *p = __float2bfloat16_rn(value); }
 __device__ __forceinline__ void store_f32(Half* p, float value) { *p = __float2half_rn(value); }
 
+// The bits of two 16-bit elements and back. Never by way of the single elements: that costs instructions.
+__device__ __forceinline__ uint32_t bits_of(const __nv_bfloat162& pair) {
+  return *reinterpret_cast<const uint32_t*>(&pair);
+}
+__device__ __forceinline__ uint32_t bits_of(const __half2& pair) {
+  return *reinterpret_cast<const uint32_t*>(&pair);
+}
+__device__ __forceinline__ __half2 half2_of(uint32_t bits) {
+  return *reinterpret_cast<const __half2*>(&bits);
+}
+
 // Two values as packed 16-bit elements, `low` in the lower bits: what mma fragments and stores take.
 __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-  return static_cast<uint32_t>(__bfloat16_as_ushort(__low2bfloat16(pair))) |
-         static_cast<uint32_t>(__bfloat16_as_ushort(__high2bfloat16(pair))) << 16;
+  return bits_of(__floats2bfloat162_rn(low, high));
 }
 __device__ __forceinline__ uint32_t pack_f16(float low, float high) {
-  const __half2 pair = __floats2half2_rn(low, high);
-  return static_cast<uint32_t>(__half_as_ushort(__low2half(pair))) |
-         static_cast<uint32_t>(__half_as_ushort(__high2half(pair))) << 16;
+  return bits_of(__floats2half2_rn(low, high));
 }
 // bf16 is the upper half of f32.
 __device__ __forceinline__ float2 unpack_bf16(uint32_t pair) {
   return make_float2(__uint_as_float(pair << 16), __uint_as_float(pair & 0xFFFF0000u));
 }
-__device__ __forceinline__ float2 unpack_f16(uint32_t pair) {
-  return make_float2(__half2float(__ushort_as_half(static_cast<unsigned short>(pair & 0xFFFF))),
-                     __half2float(__ushort_as_half(static_cast<unsigned short>(pair >> 16))));
-}
+__device__ __forceinline__ float2 unpack_f16(uint32_t pair) { return __half22float2(half2_of(pair)); }
 
 // Eight 16-bit elements in registers <-> f32.
 __device__ __forceinline__ void unpack_bf16_8(const uint4& packed, float (&values)[8]) {

@@ -36,6 +36,8 @@ inline __half2 __half2half2(__half x) { return {x, x}; }
 inline float2 __half22float2(__half2 pair) { return {pair.x, pair.y}; }
 inline __half __low2half(__half2 pair) { return pair.x; }
 inline __half __high2half(__half2 pair) { return pair.y; }
+inline __half2 __low2half2(__half2 pair) { return {pair.x, pair.x}; }
+inline __half2 __high2half2(__half2 pair) { return {pair.y, pair.y}; }
 inline float __low2float(__half2 pair) { return pair.x; }
 inline float __high2float(__half2 pair) { return pair.y; }
 

@@ -185,6 +185,7 @@ void cp_async_wait() {
 inline float flushed(float x) { return std::fpclassify(x) == FP_SUBNORMAL ? std::copysign(0.0F, x) : x; }
 inline float exp2_approx(float x) { return flushed(exp2f(flushed(x))); }
 inline float log2_approx(float x) { return log2f(flushed(x)); }
+inline uint32_t and_or(uint32_t a, uint32_t b, uint32_t c) { return (a & b) | c; }
 inline int32_t dp4a_s8(uint32_t a, uint32_t b, int32_t c) {
   return emulator::dot_bytes<int8_t, int8_t>(a, b, c);
 }
