@@ -277,4 +277,11 @@ void CudaStream::allow_shared_memory(const void* kernel, size_t bytes) {
   limit = bytes;
 }
 
+void CudaStream::prefer_shared_memory(const void* kernel) {
+  if (!prefers_shared_.insert(kernel).second) return;
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                             cudaSharedmemCarveoutMaxShared),
+        "cudaFuncSetAttribute", "asking for room for shared memory", 0);
+}
+
 }  // namespace onggi

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <typeindex>
 #include <unordered_map>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -79,6 +80,8 @@ class CudaStream final : public Stream {
   // Lets `kernel` use `bytes` of dynamic shared memory (a kernel may use 48 KiB unasked). MachineError where
   // the device has less.
   void allow_shared_memory(const void* kernel, size_t bytes);
+  // Has the multiprocessors that run `kernel` give shared memory as much room as they can.
+  void prefer_shared_memory(const void* kernel);
   // The name of the kernel that was launched last: what a later asynchronous error most likely comes from.
   void note_op(const char* op) { last_op_ = op; }
 
@@ -113,6 +116,7 @@ class CudaStream final : public Stream {
   std::unordered_map<void*, Allocation> allocations_;
   std::vector<void*> freed_while_recording_;
   std::unordered_map<const void*, size_t> shared_limits_;
+  std::unordered_set<const void*> prefers_shared_;
   std::shared_ptr<Region> scratch_;
   std::unique_ptr<CudaStaging> staging_;
   std::unordered_map<std::type_index, std::shared_ptr<void>> attachments_;

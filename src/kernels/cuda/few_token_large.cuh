@@ -76,60 +76,73 @@ __device__ __forceinline__ void multiply_half(const WeightTables (&tables)[kLarg
   }
 }
 
-// What a pair of tiles has come to: [tile][token tile][4] of every lane.
-template <int kTokenTiles>
-struct PairSums {
-  float of[kLargePairTiles][kTokenTiles][4];
+// Finishes or leaves the outputs of half h of the tokens: sums[tile][token tile of the half][4]. In a loop,
+// so that its code is not there once for each sum.
+template <int kHalfTiles>
+struct HalfSums {
+  float of[kLargePairTiles][kHalfTiles][4];
 };
-
-// Finishes or leaves the outputs of a pair's tiles, of which there are `count`. Not in line: it is once for
-// all dtypes, and its loops need no registers of their own for each sum.
-template <int kTokenTiles>
-__device__ __noinline__ void finish_pair(const FewTokenParams& p, const TileOwner (&owners)[kLargePairTiles],
-                                         int count, const PairSums<kTokenTiles>& sums) {
+template <int kHalfTiles>
+__device__ __forceinline__ void finish_half(const FewTokenParams& p,
+                                            const TileOwner (&owners)[kLargePairTiles], int count, int h,
+                                            const HalfSums<kHalfTiles>& sums) {
   const int group = lane_index() / 4, pair = lane_index() % 4;
-  const bool gated = p.partials == nullptr && p.activate == Activate::kGate;
+  const bool has_parts = p.partials != nullptr;
 #pragma unroll 1
-  for (int index = 0; index < 4 * kTokenTiles; ++index) {
-    const int n = index / 4, i = index % 4;
-    const int token = 8 * n + 2 * pair + i % 2, in_tile = group + 8 * (i / 2);
-    if (token >= p.tokens) continue;
-    if (gated) {
-      const int row = kTileRows * owners[0].tile + in_tile;
-      const float factor = p.factors[token];
-      if (count > 0 && row < p.members[0].rows)
-        store_gated(p, row, token, factor * sums.of[0][n][i], factor * sums.of[1][n][i]);
+  for (int n = 0; n < kHalfTiles; ++n) {
+    const int first_token = 8 * (kHalfTiles * h + n) + 2 * pair;
+    float factors[2] = {1, 1};
+#pragma unroll
+    for (int i = 0; i < 2; ++i)
+      if (!has_parts && first_token + i < p.tokens) factors[i] = p.factors[first_token + i];
+    if (!has_parts && p.activate == Activate::kGate) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int row = kTileRows * owners[0].tile + group + 8 * (i / 2);
+        if (count > 0 && first_token + i % 2 < p.tokens && row < p.members[0].rows)
+          store_gated(p, row, first_token + i % 2, factors[i % 2] * sums.of[0][n][i],
+                      factors[i % 2] * sums.of[1][n][i]);
+      }
       continue;
     }
 #pragma unroll 1
     for (int t = 0; t < count; ++t) {
       const FewTokenMember& member = p.members[owners[t].member];
-      const int row = kTileRows * owners[t].tile + in_tile;
-      if (p.partials != nullptr) {
-        store_partial(p, member, row, token, sums.of[t][n][i]);
-      } else if (row < member.rows) {
-        store_output(p, member, row, token, p.factors[token] * sums.of[t][n][i]);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int row = kTileRows * owners[t].tile + group + 8 * (i / 2), token = first_token + i % 2;
+        if (token >= p.tokens) continue;
+        if (has_parts) {
+          store_partial(p, member, row, token, sums.of[t][n][i]);
+        } else if (row < member.rows) {
+          store_output(p, member, row, token, factors[i % 2] * sums.of[t][n][i]);
+        }
       }
     }
   }
 }
 
-// Adds the sums of the pair's second warp to those of the first, which alone gets them all. `room` is the
-// pair's shared memory.
+// Adds up the sums of the pair's two warps: each gets those of its half of the tokens. `room` is the pair's
+// shared memory.
 template <int kTokenTiles>
-__device__ __forceinline__ void join_halves(float (&sums)[kLargePairTiles][kTokenTiles][4], int h,
-                                            float* room) {
-  room += lane_index();
-  if (h == 1) {
+__device__ __forceinline__ HalfSums<kTokenTiles / 2> join_halves(
+    const float (&sums)[kLargePairTiles][kTokenTiles][4], int h, float* room) {
+  constexpr int kHalfTiles = kTokenTiles / 2, kFloats = kLargePairTiles * kHalfTiles * 4;
+  float* given = room + h * kFloats * kWarp + lane_index();
+  const float* taken = room + (1 - h) * kFloats * kWarp + lane_index();
 #pragma unroll
-    for (int i = 0; i < kLargePairTiles * kTokenTiles * 4; ++i)
-      room[kWarp * i] = sums[i / (4 * kTokenTiles)][i / 4 % kTokenTiles][i % 4];
+  for (int i = 0; i < kFloats; ++i) {
+    const int t = i / (4 * kHalfTiles), n = i / 4 % kHalfTiles;
+    given[kWarp * i] = h == 0 ? sums[t][kHalfTiles + n][i % 4] : sums[t][n][i % 4];
   }
   __syncthreads();
-  if (h == 1) return;
+  HalfSums<kHalfTiles> joined;
 #pragma unroll
-  for (int i = 0; i < kLargePairTiles * kTokenTiles * 4; ++i)
-    sums[i / (4 * kTokenTiles)][i / 4 % kTokenTiles][i % 4] += room[kWarp * i];
+  for (int i = 0; i < kFloats; ++i) {
+    const int t = i / (4 * kHalfTiles), n = i / 4 % kHalfTiles;
+    joined.of[t][n][i % 4] = taken[kWarp * i] + (h == 0 ? sums[t][n][i % 4] : sums[t][kHalfTiles + n][i % 4]);
+  }
+  return joined;
 }
 
 template <typename Weights, int kTokenTiles>
@@ -195,17 +208,8 @@ __device__ __forceinline__ void take_large_pair(const FewTokenParams& p, const F
   }
   cp_async_wait<0>();
   __syncthreads();  // the rings are free
-  join_halves<kTokenTiles>(
-      sums, h, reinterpret_cast<float*>(shared) + pair * kLargePairTiles * kTokenTiles * 4 * kWarp);
-  if (h == 1) return;
-  PairSums<kTokenTiles> joined;
-#pragma unroll
-  for (int t = 0; t < kLargePairTiles; ++t)
-#pragma unroll
-    for (int n = 0; n < kTokenTiles; ++n)
-#pragma unroll
-      for (int i = 0; i < 4; ++i) joined.of[t][n][i] = sums[t][n][i];
-  finish_pair<kTokenTiles>(p, owners, count, joined);
+  float* room = reinterpret_cast<float*>(shared) + pair * kLargePairTiles * kTokenTiles * 4 * kWarp;
+  finish_half<kTokenTiles / 2>(p, owners, count, h, join_halves<kTokenTiles>(sums, h, room));
 }
 
 // Expected on an H100, Qwen3-8B in Q4_K_M, 64 tokens: about 920 operations of a warp for two tiles of Q4_K

@@ -57,6 +57,10 @@ void launch(CudaStream& stream, const char* op, const LaunchShape& shape, void (
   if (shape.shared_bytes > 0) {
     stream.allow_shared_memory(reinterpret_cast<const void*>(kernel), shape.shared_bytes);
   }
+  // Kernels that overlap share a multiprocessor, which must be empty before it divides its memory anew: all
+  // ask for the same division.
+  if (shape.overlap == Overlap::kWithPrevious)
+    stream.prefer_shared_memory(reinterpret_cast<const void*>(kernel));
   cudaLaunchAttribute attributes[2] = {};
   unsigned count = 0;
   if (shape.overlap == Overlap::kWithPrevious && stream.compute_capability() >= 90) {
