@@ -1,6 +1,6 @@
 // adapted_linear. With bf16 activations the adapter's part rides on the weight's product: the rows of x have
-// u_i = dropout_i(x) A_i^T in the columns behind K, the dequantised weight has scale B_i there, and one product
-// gives both. With f32 activations, the reference, the parts run one after another.
+// u_i = dropout_i(x) A_i^T in the columns behind K, the dequantised weight has scale B_i there, and one
+// product gives both. With f32 activations, the reference, the parts run one after another.
 #include "kernels/cuda/adapted_linear.h"
 
 #include <algorithm>

@@ -290,11 +290,22 @@ bool run(const Request& request) {
 
 }  // namespace
 
+FewTokenTuning best_tuning(int64_t tokens) {
+  if (tokens <= 2) return {.blocks_per_multiprocessor = 2};
+  return {.ring_tiles = tokens <= kFewTokenSmallMost ? 3 : 0};
+}
+
+bool few_token_linear(const OpContext& context, const AdaptedLinearArgs& args) {
+  return few_token_linear(context, args, best_tuning(args.tokens));
+}
 bool few_token_linear(const OpContext& context, const AdaptedLinearArgs& args, const FewTokenTuning& tuning) {
   ONGGI_CHECK(args.residual.is_null() || args.count == 1);
   return run({context, args, nullptr, tuning});
 }
 
+bool few_token_gated_linear(const OpContext& context, const GatedLinearArgs& args) {
+  return few_token_gated_linear(context, args, best_tuning(args.linears.tokens));
+}
 bool few_token_gated_linear(const OpContext& context, const GatedLinearArgs& args,
                             const FewTokenTuning& tuning) {
   ONGGI_CHECK(args.linears.count == 2 && args.linears.residual.is_null());

@@ -61,10 +61,21 @@ struct FewTokenParams {
   const float* nf4_tables;  // of nf4_tables.h
 };
 
-// Columns of activations are kept in this order in each 256, which is what a lane (g, p) of a product needs
-// in pieces of 16 bytes: column 64 p + 8 s + i at 32 s + 8 p + i.
-__device__ __forceinline__ int place_of_column(int column) {
-  return column % 8 + 8 * (column / 64 % 4) + 32 * (column / 8 % 8) + column / 256 * 256;
+// What operands of products are.
+enum class Operands : uint8_t { kF16, kBF16 };
+constexpr Operands operands_of(DType dtype) {
+  return dtype == DType::kBF16 ? Operands::kBF16 : Operands::kF16;
+}
+// Neighbouring columns of a lane: the blocks of all dtypes are its own; plain rows are read in long
+// stretches.
+constexpr int lane_columns(Operands operands) { return operands == Operands::kF16 ? 64 : 32; }
+
+// Columns of activations are kept in this order, which is what a lane (g, p) of a product needs in pieces of
+// 16 bytes: with L of lane_columns, column L p + 8 s + i of each 4 L at 32 s + 8 p + i.
+__device__ __forceinline__ int place_of_column(Operands operands, int column) {
+  const int lane = lane_columns(operands);
+  return column % 8 + 8 * (column / lane % 4) + 32 * (column / 8 % (lane / 8)) +
+         column / (4 * lane) * (4 * lane);
 }
 
 __device__ __forceinline__ float silu(float x) { return x / (1.0f + __expf(-x)); }
@@ -178,11 +189,6 @@ __device__ __forceinline__ float largest_of(const float (&values)[8]) {
   return largest;
 }
 
-// What operands of products are.
-enum class Operands : uint8_t { kF16, kBF16 };
-constexpr Operands operands_of(DType dtype) {
-  return dtype == DType::kBF16 ? Operands::kBF16 : Operands::kF16;
-}
 __device__ __forceinline__ uint4 pack_operands(Operands operands, float scale, const float (&values)[8]) {
   float scaled[8];
 #pragma unroll

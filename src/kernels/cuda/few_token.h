@@ -23,14 +23,18 @@ struct FewTokenTuning {
   int ring_tiles = 0;            // tiles in the ring of each warp, 2 to 4; 0: by the room that there is
 };
 
+// What tests/gpu/few_token_bench.cc found fastest on an H100 with Qwen3-8B in Q4_K_M.
+FewTokenTuning best_tuning(int64_t tokens);
+
 // Computes AdaptedLinearArgs where T is small enough for it to be faster than dequantising the weights for a
 // library's product. False: nothing was queued (too many tokens, f32 precision, dropout, lora_u wanted, rows
 // that are no multiples of 16 bytes). args.normed and args.u are not used.
-bool few_token_linear(const OpContext& context, const AdaptedLinearArgs& args,
-                      const FewTokenTuning& tuning = {});
+bool few_token_linear(const OpContext& context, const AdaptedLinearArgs& args);
+bool few_token_linear(const OpContext& context, const AdaptedLinearArgs& args, const FewTokenTuning& tuning);
 
 // GatedLinearArgs likewise; gate and up are not written. False also where their dtypes differ.
+bool few_token_gated_linear(const OpContext& context, const GatedLinearArgs& args);
 bool few_token_gated_linear(const OpContext& context, const GatedLinearArgs& args,
-                            const FewTokenTuning& tuning = {});
+                            const FewTokenTuning& tuning);
 
 }  // namespace onggi::cuda

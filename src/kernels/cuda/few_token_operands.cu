@@ -38,15 +38,14 @@ __global__ void __launch_bounds__(kOperandThreads) operands_kernel(const __grid_
     if (p.norm != nullptr) factor *= rsqrtf(square / static_cast<float>(p.columns) + p.epsilon);
     const_cast<float*>(p.factors)[token] = factor;
   }
-  const auto write = [&](int eight, float(&values)[8]) {
-    const int64_t at =
-        static_cast<int64_t>(token) * p.column_tiles * kTileColumns + place_of_column(8 * eight);
-    if (p.bf16 != nullptr)
-      *reinterpret_cast<uint4*>(static_cast<uint16_t*>(const_cast<void*>(p.bf16)) + at) =
-          pack_operands(Operands::kBF16, power.scale, values);
-    if (p.f16 != nullptr)
-      *reinterpret_cast<uint4*>(static_cast<uint16_t*>(const_cast<void*>(p.f16)) + at) =
-          pack_operands(Operands::kF16, power.scale, values);
+  const auto write = [&](int eight, const float(&values)[8]) {
+    const int64_t row = static_cast<int64_t>(token) * p.column_tiles * kTileColumns;
+    for (const Operands operands : {Operands::kF16, Operands::kBF16}) {
+      auto* to = static_cast<uint16_t*>(const_cast<void*>(operands == Operands::kF16 ? p.f16 : p.bf16));
+      if (to != nullptr)
+        *reinterpret_cast<uint4*>(to + row + place_of_column(operands, 8 * eight)) =
+            pack_operands(operands, power.scale, values);
+    }
   };
 #pragma unroll
   for (int i = 0; i < kHeld; ++i)

@@ -163,7 +163,7 @@ __device__ __forceinline__ void stage_small_input(const FewTokenParams& p, const
   }
   unsigned char* row = shared + token * plan.row_bytes;
   const auto write = [&](int eight, float(&values)[8]) {
-    *reinterpret_cast<uint4*>(row + 2 * place_of_column(8 * eight)) =
+    *reinterpret_cast<uint4*>(row + 2 * place_of_column(operands, 8 * eight)) =
         pack_operands(operands, power.scale, values);
   };
 #pragma unroll
@@ -414,7 +414,10 @@ int lay_out_shared(const FewTokenParams& p, FewTokenSmallPlan& plan, int slots) 
 // The longest rings that fit: beside another block of their size, else alone. The bytes in all.
 int fit_shared(const FewTokenMachine& machine, const FewTokenParams& p, FewTokenSmallPlan& plan) {
   constexpr int kMostTiles = 4, kReserved = 1024;  // bytes of shared memory that each block costs besides
-  if (machine.ring_tiles > 0) return lay_out_shared(p, plan, machine.ring_tiles);
+  if (machine.ring_tiles > 0) {
+    const int bytes = lay_out_shared(p, plan, machine.ring_tiles);
+    if (bytes <= static_cast<int>(machine.shared_bytes)) return bytes;
+  }
   const auto half = static_cast<int>((machine.shared_bytes + kReserved) / 2) - kReserved;
   for (int slots = kMostTiles; slots >= 2; --slots) {
     const int bytes = lay_out_shared(p, plan, slots);

@@ -95,7 +95,9 @@ struct PlainWeights {
     }
     __device__ __forceinline__ void issue(unsigned char* slot) {
       const int pair = lane_index() / 4 % 4, j = lane_index() % 4;
-      const int own = kTileColumns * (at / 2) + 64 * pair + 32 * (at % 2) + 8 * j;
+      const int own = lane_columns(kOperands) == 64
+                          ? kTileColumns * (at / 2) + 64 * pair + 32 * (at % 2) + 8 * j
+                          : kTileColumns / 2 * at + 32 * pair + 8 * j;
       const bool inside = own < columns;
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
@@ -199,13 +201,14 @@ struct Nf4Weights {
   };
   static __device__ __forceinline__ void operands(const Half& half, const WeightTables& tables, int j,
                                                   uint32_t (&a)[2][4]) {
-    const unsigned char* lane_table = tables.nf4 + 4 * lane_index();
+    const auto lane_offset = static_cast<uint32_t>(4 * lane_index());
 #pragma unroll
     for (int r = 0; r < 2; ++r)
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const uint32_t codes = *reinterpret_cast<const uint32_t*>(
-            lane_table + (format_detail::shift_right(half.words[r][j], 8 * i - 7) & 0x7F80u));
+            tables.nf4 +
+            and_or(format_detail::shift_right(half.words[r][j], 8 * i - 7), 0x7F80u, lane_offset));
         a[i / 2][2 * (i % 2) + r] = bits_of(__hmul2(half2_of(codes), half.absmax[r]));
       }
   }
