@@ -166,12 +166,12 @@ void pass_attention(const OpContext& context, const PassAttentionArgs& args) {
   CudaStream& stream = cuda_stream(context);
   const AttentionInputArgs& input = args.input;
   run_decode(stream, cached_args(args),
-         NewTokens{.k = input.k.as<BFloat16>(),
-                   .v = input.v.as<BFloat16>(),
-                   .query_norm = input.query_norm,
-                   .key_norm = input.key_norm,
-                   .epsilon = input.epsilon,
-                   .frequencies = rotary_frequencies(stream, input.theta, input.head_dim)});
+             NewTokens{.k = input.k.as<BFloat16>(),
+                       .v = input.v.as<BFloat16>(),
+                       .query_norm = input.query_norm,
+                       .key_norm = input.key_norm,
+                       .epsilon = input.epsilon,
+                       .frequencies = rotary_frequencies(stream, input.theta, input.head_dim)});
 }
 
 }  // namespace onggi::cuda

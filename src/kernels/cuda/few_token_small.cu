@@ -438,8 +438,8 @@ bool plan_few_token_small(const FewTokenMachine& machine, FewTokenParams& p, Few
   // With more tokens it is faster to make operands of them once than in every block.
   constexpr int kMostOwnOperands = 2;
   plan.has_operands = p.tokens > kMostOwnOperands;
-  // The activations of a slice take up to 72 KiB; a norm needs rows that who makes operands sees whole.
-  constexpr int kMostSliceTiles = 144;
+  // The activations of a slice take up to 120 KiB; a norm needs rows that who makes operands sees whole.
+  constexpr int kMostSliceTiles = 240;
   p.slices = ceil_div(p.column_tiles * p.tokens, kMostSliceTiles);
   plan.slice_tiles = ceil_div(p.column_tiles, p.slices);
   p.slices = ceil_div(p.column_tiles, plan.slice_tiles);
