@@ -51,14 +51,16 @@ class ModelRunner : public StepRunner {
         buffers_(device.stream()),
         hidden_buffers_(device.stream()) {}
 
-  const float* run(KvCache& cache, std::span<const SequenceInput> inputs) override {
-    return infer(*model_, session_.compute(), cache, inputs, buffers_);
+  const float* run(KvCache& cache, std::span<const SequenceInput> inputs,
+                   const Meanwhile& meanwhile) override {
+    return infer(*model_, session_.compute(), cache, inputs, buffers_, meanwhile);
   }
   int64_t most_top_logits() const override {
     return session_.compute().ops.top_logits != nullptr ? kMaxTopLogits : 0;
   }
-  TopLogits run_top(KvCache& cache, std::span<const SequenceInput> inputs, int64_t count) override {
-    return infer_top(*model_, session_.compute(), cache, inputs, buffers_, count);
+  TopLogits run_top(KvCache& cache, std::span<const SequenceInput> inputs, int64_t count,
+                    const Meanwhile& meanwhile) override {
+    return infer_top(*model_, session_.compute(), cache, inputs, buffers_, count, meanwhile);
   }
   const float* row_of_last_top(int64_t row) override {
     return logits_row(*model_, session_.compute(), buffers_, row);
@@ -400,13 +402,18 @@ void Engine::Impl::run_pass(const std::vector<Sequence*>& sequences, const std::
                       last ? SequenceInput::Logits::kLast : SequenceInput::Logits::kNone});
     if (last) with_logits.push_back(&sequence);
   }
+  // Clients are woken while the device is at work on their next tokens, not before.
+  const auto deliver = [this] {
+    for (const auto& sequence : active) sequence->deliver();
+  };
   try {
     if (sequences.front()->wants_embedding()) {
+      deliver();
       give_hidden(with_logits, runner->run_hidden(cache, inputs));
     } else if (const int64_t count = top_logits_for_all(with_logits); count > 0) {
-      give_top_logits(with_logits, runner->run_top(cache, inputs, count));
+      give_top_logits(with_logits, runner->run_top(cache, inputs, count, deliver));
     } else {
-      give_logits(with_logits, runner->run(cache, inputs));
+      give_logits(with_logits, runner->run(cache, inputs, deliver));
     }
   } catch (...) {
     const Ending ending = ending_of_current_exception();

@@ -158,10 +158,13 @@ class StepRunner {
  public:
   virtual ~StepRunner() = default;
   // As infer() of model/inference.h: logits f32 [rows, V].
-  virtual const float* run(KvCache& cache, std::span<const SequenceInput> inputs) = 0;
+  virtual const float* run(KvCache& cache, std::span<const SequenceInput> inputs,
+                           const Meanwhile& meanwhile) = 0;
   // As infer_top(), where the runner's device can: the `count` largest logits of each row; 0: it cannot.
   virtual int64_t most_top_logits() const { return 0; }
-  virtual TopLogits run_top(KvCache&, std::span<const SequenceInput>, int64_t /*count*/) { return {}; }
+  virtual TopLogits run_top(KvCache&, std::span<const SequenceInput>, int64_t /*count*/, const Meanwhile&) {
+    return {};
+  }
   // A whole row f32 [V] of the last run_top(), in host memory until the next call.
   virtual const float* row_of_last_top(int64_t /*row*/) { return nullptr; }
   // As run(), but the final hidden states, f32 [rows, C], in place of the logits. null: it cannot.

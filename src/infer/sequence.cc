@@ -64,7 +64,14 @@ Ending Sequence::take_embedding(std::span<const float> hidden) {
   return {FinishReason::kStop, {}};
 }
 
+void Sequence::deliver() {
+  if (!undelivered_) return;
+  stream_->push(std::move(*undelivered_));
+  undelivered_.reset();
+}
+
 std::optional<Ending> Sequence::take(SampledToken token, const std::vector<int64_t>& eos_ids) {
+  deliver();
   last_token_time_ = clock_.seconds();
   if (!first_token_) first_token_ = last_token_time_;
   tokens_.push_back(token.id);
@@ -87,7 +94,7 @@ std::optional<Ending> Sequence::take(SampledToken token, const std::vector<int64
     GenerationEvent event;
     event.text = std::move(text);
     event.tokens.push_back(std::move(token));
-    stream_->push(std::move(event));
+    undelivered_ = std::move(event);
   }
   return ending;
 }
@@ -115,6 +122,7 @@ GenerationResult Sequence::result(const Ending& ending) const {
 }
 
 void Sequence::send(const GenerationResult& result) {
+  deliver();
   GenerationEvent event;
   event.text = std::move(last_text_);
   event.tokens = std::move(last_token_);

@@ -43,18 +43,23 @@ class Sequence {
   // Takes a place in the cache; cached: tokens of it that are there already.
   void begin(KvSequence kv);
   // Gives the place in the cache back, to begin again later.
-  void preempt() { kv_.reset(); }
+  void preempt() {
+    deliver();
+    kv_.reset();
+  }
   bool wants_embedding() const { return request_.want == GenerationRequest::Want::kEmbedding; }
   bool holds_kv() const { return kv_.has_value(); }
   KvSequence& kv() { return *kv_; }
 
-  // Samples the next token of the answer from logits [V] and sends what became sure of the text. Returns the
-  // ending that the token brings, if one.
+  // Samples the next token of the answer from logits [V] and has what became sure of the text delivered.
+  // Returns the ending that the token brings, if one.
   std::optional<Ending> extend(std::span<const float> logits, const std::vector<int64_t>& eos_ids);
   // The same from the likeliest logits alone; whole_row is called where they do not tell. `top` has at least
   // top_logits_wanted() of them.
   std::optional<Ending> extend(const TopRow& top, const std::function<std::span<const float>()>& whole_row,
                                const std::vector<int64_t>& eos_ids);
+  // Sends the event of the last token, which waits for it so that the next pass begins sooner.
+  void deliver();
   // How many of the likeliest logits extend() can do with, at most `limit`; 0: it needs the whole row.
   int64_t top_logits_wanted(int64_t limit, int64_t vocabulary) const;
 
@@ -79,6 +84,7 @@ class Sequence {
   StopMatcher stops_;
   std::optional<KvSequence> kv_;
   int64_t cached_tokens_ = 0;
+  std::optional<GenerationEvent> undelivered_;
   std::string last_text_;                 // for the last event
   std::vector<SampledToken> last_token_;  // likewise
   std::vector<float> embedding_;

@@ -281,23 +281,29 @@ int64_t logit_rows(std::span<const SequenceInput> inputs) {
 }
 
 const float* infer(const Model& model, const Compute& compute, KvCache& cache,
-                   std::span<const SequenceInput> inputs, InferenceBuffers& buffers) {
-  const bool stays = compute.stream().device().kind == DeviceKind::kCpu;
+                   std::span<const SequenceInput> inputs, InferenceBuffers& buffers,
+                   const Meanwhile& meanwhile) {
+  const bool on_host = compute.stream().device().kind == DeviceKind::kCpu;
   const auto bytes = logit_rows(inputs) * model.config.vocab_size * static_cast<int64_t>(sizeof(float));
-  void* host = stays ? nullptr : buffers.get_host(kHostLogits, bytes);
+  void* host = on_host ? nullptr : buffers.get_host(kHostLogits, bytes);
+  if (on_host && meanwhile) meanwhile();
   const float* logits = queue(model, compute, cache, inputs, buffers, TopOutput(buffers, 0, 0));
-  if (logits == nullptr || stays) return logits;
-  compute.stream().copy(host, logits, static_cast<size_t>(bytes));
+  if (on_host) return logits;
+  if (logits != nullptr) compute.stream().copy(host, logits, static_cast<size_t>(bytes));
+  if (meanwhile) meanwhile();
+  if (logits == nullptr) return nullptr;
   compute.stream().synchronize();
   return static_cast<const float*>(host);
 }
 
 TopLogits infer_top(const Model& model, const Compute& compute, KvCache& cache,
-                    std::span<const SequenceInput> inputs, InferenceBuffers& buffers, int64_t count) {
+                    std::span<const SequenceInput> inputs, InferenceBuffers& buffers, int64_t count,
+                    const Meanwhile& meanwhile) {
   const int64_t rows = logit_rows(inputs);
   ONGGI_CHECK(rows > 0 && count > 0 && count <= kMaxTopLogits && compute.ops.top_logits != nullptr);
   const TopOutput top(buffers, rows, count);
   queue(model, compute, cache, inputs, buffers, top);
+  if (meanwhile) meanwhile();
   compute.stream().synchronize();
   return top.result();
 }

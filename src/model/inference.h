@@ -3,6 +3,7 @@
 
 #include <compare>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
@@ -103,11 +104,16 @@ class InferenceBuffers {
   std::map<PassKey, Recorded> recordings_;
 };
 
+// What the host has to do anyway while a pass is computed: called once, when its work is queued; before,
+// where the host itself computes. Empty: nothing.
+using Meanwhile = std::function<void()>;
+
 // Runs the new tokens of all sequences through the model in one pass, appends them to the cache (sequence
 // lengths advance), and returns the logits, f32 [rows, V] in host memory, in the order of the inputs: one row
 // for kLast, all rows for kAll. The memory is the buffers'; it lasts until the next call.
 const float* infer(const Model& model, const Compute& compute, KvCache& cache,
-                   std::span<const SequenceInput> inputs, InferenceBuffers& buffers);
+                   std::span<const SequenceInput> inputs, InferenceBuffers& buffers,
+                   const Meanwhile& meanwhile = {});
 
 // The most likely tokens of each row of logits, in host memory; lasts until the next call.
 struct TopLogits {
@@ -119,7 +125,8 @@ struct TopLogits {
 // As infer(), where the largest `count` logits of each row (at most kMaxTopLogits) are all that is wanted: on
 // a GPU the others never leave it. Only for devices whose table has top_logits.
 TopLogits infer_top(const Model& model, const Compute& compute, KvCache& cache,
-                    std::span<const SequenceInput> inputs, InferenceBuffers& buffers, int64_t count);
+                    std::span<const SequenceInput> inputs, InferenceBuffers& buffers, int64_t count,
+                    const Meanwhile& meanwhile = {});
 
 // A whole row f32 [V] of the logits of the last infer_top(), in host memory until the next call.
 const float* logits_row(const Model& model, const Compute& compute, InferenceBuffers& buffers, int64_t row);

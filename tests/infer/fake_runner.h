@@ -30,7 +30,9 @@ class FakeRunner : public StepRunner {
   using Next = std::function<int32_t(const std::vector<int32_t>&)>;
   FakeRunner(const ModelConfig& config, Next next) : config_(config), next_(std::move(next)) {}
 
-  const float* run(KvCache& cache, std::span<const SequenceInput> inputs) override {
+  const float* run(KvCache& cache, std::span<const SequenceInput> inputs,
+                   const Meanwhile& meanwhile) override {
+    meanwhile();
     return rows(cache, inputs, [this](const std::vector<int32_t>& history) {
       std::vector<float> row(static_cast<size_t>(config_.vocab_size), 0.0f);
       row[static_cast<size_t>(next_(history))] = 20.0f;
