@@ -498,6 +498,18 @@ TEST(CudaPassAttention, TakesManySequencesAndRanges) {
   expect_pass({{{100, 1}, {7, 1}}, 4, 1, 64, DType::kBF16, DType::kBF16, 32, 0, 4000}, Norms::kBoth);
 }
 
+// As many as a device of 4 multiprocessors gives a large block each; more than 32 pages.
+TEST(CudaPassAttention, TakesASequenceInABlock) {
+  expect_pass({{{0, 1}, {1, 1}, {40, 1}, {127, 1}, {128, 1}, {700, 1}, {511, 1}, {200, 1}},
+               4,
+               1,
+               128,
+               DType::kBF16,
+               DType::kBF16,
+               /*page_tokens=*/16},
+              Norms::kBoth);
+}
+
 TEST(CudaPassAttention, TakesAnyPass) {
   const std::vector<NewRows> mixed = {{40, 1}, {0, 7}, {33, 2}};
   expect_pass({mixed, 6, 2, 128}, Norms::kBoth);

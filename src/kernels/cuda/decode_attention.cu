@@ -15,7 +15,7 @@ using namespace decode;
 
 constexpr int64_t kMaxArrivals = 1 << 14;
 // From here on a sequence is worth more blocks than a cluster has.
-constexpr int64_t kLongestOfFewBlocks = 16384;
+constexpr int64_t kLongestOfFewBlocks = 4096;
 
 // Counters of the blocks that are done with a range; zero between launches.
 struct Arrivals {
@@ -42,15 +42,16 @@ SplitRule split_rule(int64_t blocks_per_split, int multiprocessors) {
   return {blocks(2), blocks(BlockShape<Merge::kInMemory>::kPerMultiprocessor)};
 }
 
-// Blocks of a sequence's cluster; 1: no clusters.
+// Blocks of a sequence's cluster; 0: its ranges meet in memory.
 int cluster_size(const CudaStream& stream, int64_t blocks_per_split, int64_t longest) {
-  if (stream.compute_capability() < 90) return 1;
-  const int64_t room = int64_t{BlockShape<Merge::kInCluster>::kPerMultiprocessor} * stream.multiprocessors() /
-                       blocks_per_split;
+  if (stream.compute_capability() < 90) return 0;
+  const int64_t room = int64_t{BlockShape<Merge::kInCluster>::kPerMultiprocessor} * stream.multiprocessors();
   const int64_t useful = (longest + 2 * kChunk - 1) / (2 * kChunk);
-  const int64_t size = std::min({room, useful, int64_t{kMaxCluster}});
-  if (size * blocks_per_split < stream.multiprocessors() && longest > kLongestOfFewBlocks) return 1;
-  return static_cast<int>(std::max<int64_t>(size, 1));
+  int64_t size = std::min({room / blocks_per_split, useful, int64_t{kMaxCluster}});
+  // A cluster lies within a part of the device: larger ones do not fill it, and must not have to wait.
+  while (size > 2 && size * blocks_per_split > room * 7 / 8) --size;
+  if (size * blocks_per_split < stream.multiprocessors() && longest > kLongestOfFewBlocks) return 0;
+  return static_cast<int>(size);
 }
 
 DecodeArgs decode_args(const CachedAttentionArgs& args) {
@@ -107,7 +108,7 @@ void run_decode(CudaStream& stream, const CachedAttentionArgs& args, const Token
   };
   if constexpr (!Tokens::kAreCached) {
     const int blocks = cluster_size(stream, counters, args.sequences.longest);
-    if (blocks > 1)
+    if (blocks > 0)
       return launch_decode<Merge::kInCluster>(
           stream, {.grid = grid(blocks), .block = {}, .cluster_y = static_cast<unsigned>(blocks)}, args, work,
           tokens);

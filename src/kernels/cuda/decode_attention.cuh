@@ -74,23 +74,43 @@ __device__ __forceinline__ void turn_head(uint4 (&pieces)[kHeadDim / 32], const 
   for (int c = 0; c < kPieces; ++c) pieces[c] = CacheElement<Element>::pack_8(x[c]);
 }
 
-// The pages of a warp's next 32 chunks, one per lane, so that no chunk waits for the table.
-template <int kStep>
+// Where a warp's chunks lie. Page numbers are in the warp's lanes, so that no chunk waits for the table:
+// those of the warp's next 32 chunks, and, where kReadsAhead, of the sequence's first 32 pages, read beside
+// its length.
+template <int kStep, bool kReadsAhead>
 struct PageWindow {
   const int32_t* pages;
-  int shift, first, end;
-  int page;
+  int shift, first = 0, end = 0;
+  int near = 0, far = 0, far_from = -1;
 
-  __device__ __forceinline__ void load(int token) {
-    const int of_lane = token + lane_index() * kStep;
-    page = of_lane < end ? pages[of_lane >> shift] : 0;
+  __device__ __forceinline__ PageWindow(const int32_t* table, int64_t table_pages, int page_shift)
+      : pages(table), shift(page_shift) {
+    if (kReadsAhead && lane_index() < table_pages) near = pages[lane_index()];
   }
-  // Row of the cache where the chunk of `token` begins. Chunks come in order.
+  __device__ __forceinline__ void begin(int token, int end_token) {
+    first = token;
+    end = end_token;
+  }
+  __device__ __forceinline__ int64_t row_of(int64_t page, int token) const {
+    return (page << shift) + (token & ((1 << shift) - 1));
+  }
+  // Row of any token.
+  __device__ __forceinline__ int64_t row_anywhere(int token) const {
+    const int index = token >> shift;
+    if (kReadsAhead && index < kWarp) return row_of(__shfl_sync(kAllLanes, near, index), token);
+    return row_of(pages[index], token);
+  }
+  // Row where the warp's chunk of `token` begins. Chunks come in order.
   __device__ __forceinline__ int64_t row(int token) {
+    const int index = token >> shift;
+    if (kReadsAhead && index < kWarp) return row_of(__shfl_sync(kAllLanes, near, index), token);
     const int number = (token - first) / kStep;
-    if (number % kWarp == 0) load(token);
-    const int64_t of_chunk = __shfl_sync(kAllLanes, page, number % kWarp);
-    return (of_chunk << shift) + (token & ((1 << shift) - 1));
+    if (number / kWarp != far_from) {
+      far_from = number / kWarp;
+      const int of_lane = first + (far_from * kWarp + lane_index()) * kStep;
+      far = of_lane < end ? pages[of_lane >> shift] : 0;
+    }
+    return row_of(__shfl_sync(kAllLanes, far, number % kWarp), token);
   }
 };
 
@@ -131,6 +151,9 @@ __global__ void __launch_bounds__(BlockShape<kMerge>::kWarps* kWarp, BlockShape<
   if constexpr (kMerge == Merge::kInCluster) cluster_arrive();
   const Work work = work_of_block(args);
   // Read together, since what is read next depends on them.
+  constexpr bool kReadsAhead = kMerge == Merge::kInCluster;
+  PageWindow<kStep, kReadsAhead> window(args.pages + work.sequence * args.page_stride, args.page_stride,
+                                        args.page_shift);
   const int rows = args.rows[work.sequence], past = args.past[work.sequence];
   const int64_t out_row = args.first_row[work.sequence];
   if (Tokens::kAreCached && rows != 1) return;
@@ -141,9 +164,8 @@ __global__ void __launch_bounds__(BlockShape<kMerge>::kWarps* kWarp, BlockShape<
   const Lane lane;
   const Chunk<kHeadDim> chunk(shared.chunks[warp_index()]);
   const int row_stride = args.kv_heads * kHeadDim, column = work.kv_head * kHeadDim;
-  const int32_t* pages = args.pages + work.sequence * args.page_stride;
   const int first = range.begin + warp_index() * kChunk;
-  PageWindow<kStep> window{pages, args.page_shift, first, range.end, 0};
+  window.begin(first, range.end);
   const auto* keys = static_cast<const Element*>(args.keys) + column;
   const auto* values = static_cast<const Element*>(args.values) + column;
   if (first < range.end) {
@@ -175,10 +197,7 @@ __global__ void __launch_bounds__(BlockShape<kMerge>::kWarps* kWarp, BlockShape<
     // It is the turn of this warp after the last chunk.
     const int chunks = (range.end - range.begin + kChunk - 1) / kChunk;
     const bool has_new = work.split == range.active - 1 && warp_index() == chunks % kWarps;
-    int64_t new_row = 0;
-    if (has_new)
-      new_row = (int64_t{pages[past >> args.page_shift]} << args.page_shift) +
-                (past & ((1 << args.page_shift) - 1));
+    const int64_t new_row = has_new ? window.row_anywhere(past) : 0;
     __syncthreads();
     grid_dependency_wait();
     OneToken<kHeadDim> token;

@@ -211,9 +211,12 @@ inline void barrier_sync(int id, int threads) { emulator::block_barrier("barrier
 inline void grid_dependency_wait() {}
 inline void grid_dependency_launch() {}
 
-// Blocks run one after another here: no clusters.
-inline void cluster_arrive() { emulator::fail("a cluster of blocks is not emulated"); }
-inline void cluster_wait() { emulator::fail("a cluster of blocks is not emulated"); }
-inline void cluster_store(float*, int, float) { emulator::fail("a cluster of blocks is not emulated"); }
+// Blocks run one after another here: clusters of one.
+inline void cluster_arrive() {}
+inline void cluster_wait() { emulator::block_barrier("cluster_wait", 0, emulator::threads_of_block(), 0); }
+inline void cluster_store(float* own, int rank, float value) {
+  if (rank != 0) emulator::fail("a cluster of several blocks is not emulated");
+  *own = value;
+}
 
 }  // namespace onggi
