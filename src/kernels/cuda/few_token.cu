@@ -290,13 +290,16 @@ bool run(const Request& request) {
 
 }  // namespace
 
-FewTokenTuning best_tuning(int64_t tokens) {
-  if (tokens <= 2) return {.blocks_per_multiprocessor = 2};
-  return {.ring_tiles = tokens <= kFewTokenSmallMost ? 3 : 0};
+FewTokenTuning best_tuning(int64_t tokens, DType dtype) {
+  if (tokens > kFewTokenSmallMost) return {};
+  // NF4's table takes the room of a second block.
+  if (tokens > 2 || dtype == DType::kNF4) return {.ring_tiles = 3};
+  // Small tiles leave the memory time for the arithmetic of two blocks.
+  return {.blocks_per_multiprocessor = is_quantized(dtype) && dtype != DType::kQ8_0 ? 2 : 1};
 }
 
 bool few_token_linear(const OpContext& context, const AdaptedLinearArgs& args) {
-  return few_token_linear(context, args, best_tuning(args.tokens));
+  return few_token_linear(context, args, best_tuning(args.tokens, args.members[0].weight.dtype));
 }
 bool few_token_linear(const OpContext& context, const AdaptedLinearArgs& args, const FewTokenTuning& tuning) {
   ONGGI_CHECK(args.residual.is_null() || args.count == 1);
@@ -304,7 +307,8 @@ bool few_token_linear(const OpContext& context, const AdaptedLinearArgs& args, c
 }
 
 bool few_token_gated_linear(const OpContext& context, const GatedLinearArgs& args) {
-  return few_token_gated_linear(context, args, best_tuning(args.linears.tokens));
+  return few_token_gated_linear(context, args,
+                                best_tuning(args.linears.tokens, args.linears.members[0].weight.dtype));
 }
 bool few_token_gated_linear(const OpContext& context, const GatedLinearArgs& args,
                             const FewTokenTuning& tuning) {

@@ -23,8 +23,8 @@ struct FewTokenTuning {
   int ring_tiles = 0;            // tiles in the ring of each warp, 2 to 4; 0: by the room that there is
 };
 
-// What tests/gpu/few_token_bench.cc found fastest on an H100 with Qwen3-8B in Q4_K_M.
-FewTokenTuning best_tuning(int64_t tokens);
+// What tests/gpu/few_token_bench.cc found fastest on an H100 at the shapes of Qwen3-8B.
+FewTokenTuning best_tuning(int64_t tokens, DType dtype);
 
 // Computes AdaptedLinearArgs where T is small enough for it to be faster than dequantising the weights for a
 // library's product. False: nothing was queued (too many tokens, f32 precision, dropout, lora_u wanted, rows
