@@ -326,10 +326,10 @@ __device__ __forceinline__ void take_small_rows(const FewTokenParams& p, const F
   cp_async_wait<0>();
 }
 
-// Expected on an H100, Qwen3-8B in Q4_K_M, one token: q, k and v 14.2 MB in 5 us, o 9.4 MB in 3.5, gate and
-// up 56.6 MB in 19, down 28.3 or 41.3 MB in 10 or 14, lm_head 510 MB in 170 us. About 290 operations of a
-// warp for a tile of Q4_K, so that 2 million tiles of a step are 1.1 million cycles of each scheduler: 0.6
-// ms.
+// On an H100, Qwen3-8B in Q4_K_M, one token, launch after launch: q, k and v 14.2 MB in 12 us, o 9.4 MB
+// in 7.5, gate and up 56.6 MB in 24.5, down 28.3 or 41.3 MB in 18.4, lm_head 510 MB in 183. About 400
+// operations of a warp for a tile of Q4_K: 2 million tiles of a step are 1.5 million cycles of each
+// scheduler, 0.9 ms.
 template <typename First, typename Second>
 __global__ void __launch_bounds__(FewTokenSmallShape::kThreads, 2)
     few_token_small_kernel(const __grid_constant__ FewTokenParams p,
