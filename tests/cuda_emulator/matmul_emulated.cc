@@ -1,7 +1,9 @@
 // The products of kernels/cuda/matmul.h by plain loops: what the tests without a GPU link in place of
 // cuBLASLt. Sums in double precision, rounded once.
 #include "base/error.h"
+#include "device/cuda_stream.h"
 #include "kernels/cuda/matmul.h"
+#include "tests/cuda_emulator/engine.h"
 
 namespace onggi {
 namespace {
@@ -12,9 +14,12 @@ float element(const MatrixView& matrix, int64_t row, int64_t column) {
   return bf16_to_f32(static_cast<const uint16_t*>(matrix.data)[i]);
 }
 
+void multiply(const MatmulArgs& args);
+
 }  // namespace
 
-void matmul(CudaStream&, const MatmulArgs& args) {
+// Queued like a kernel: a recording replays it.
+void matmul(CudaStream& stream, const MatmulArgs& args) {
   if (args.m == 0 || args.n == 0) return;
   ONGGI_CHECK(args.k > 0 && args.a.dtype == args.b.dtype);
   ONGGI_CHECK(args.a.dtype == DType::kBF16 || args.d_dtype == DType::kF32);
@@ -22,6 +27,16 @@ void matmul(CudaStream&, const MatmulArgs& args) {
   const bool a_turned = args.transpose_a == Transpose::kYes, b_turned = args.transpose_b == Transpose::kYes;
   ONGGI_CHECK(args.a.stride >= (a_turned ? args.m : args.k) && args.b.stride >= (b_turned ? args.k : args.n));
   ONGGI_CHECK(args.d_stride >= args.n && (args.beta == 0 || args.c.stride >= args.n));
+  emulator::enqueue(stream.handle(), [args] {
+    multiply(args);
+    return cudaSuccess;
+  });
+}
+
+namespace {
+
+void multiply(const MatmulArgs& args) {
+  const bool a_turned = args.transpose_a == Transpose::kYes, b_turned = args.transpose_b == Transpose::kYes;
   for (int64_t i = 0; i < args.m; ++i)
     for (int64_t j = 0; j < args.n; ++j) {
       double sum = 0;
@@ -39,5 +54,7 @@ void matmul(CudaStream&, const MatmulArgs& args) {
       }
     }
 }
+
+}  // namespace
 
 }  // namespace onggi
