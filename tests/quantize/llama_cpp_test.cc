@@ -98,51 +98,6 @@ TEST_F(RealLlama, ContinuesAsTransformersDo) {
   }
 }
 
-int32_t likeliest(const std::vector<float>& logits) {
-  return static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
-}
-
-// Along transformers' continuations a Q8_0 file must predict the same tokens, except where two are so near
-// that the rounding of 8 bits decides between them.
-TEST_F(RealLlama, Q8_0PredictsAsTransformersDo) {
-  const json golden = read_json_file("tests/golden/reference.json");
-  const LlamaModel wide(convert(QuantRecipe::kF32)), model(convert(QuantRecipe::kQ8_0));
-  ASSERT_TRUE(wide.loaded() && model.loaded());
-  int compared = 0, agreed = 0;
-  for (const json& item : golden.at("generate")) {
-    const auto expected = item.at("greedy_ids").get<std::vector<int32_t>>();
-    const auto prompt = item.at("prompt_ids").get<std::vector<int32_t>>();
-    const auto wide_logits = wide.score(prompt, expected);
-    const auto logits = model.score(prompt, expected);
-    ASSERT_EQ(logits.size(), expected.size());
-    for (size_t i = 0; i < expected.size(); ++i) {
-      ASSERT_EQ(likeliest(wide_logits[i]), expected[i]);
-      ++compared;
-      const int32_t got = likeliest(logits[i]);
-      agreed += got == expected[i];
-      EXPECT_LT(wide_logits[i][expected[i]] - wide_logits[i][got], 0.3f) << "token " << i << " is " << got;
-    }
-  }
-  EXPECT_GT(compared, 150);
-  EXPECT_GE(agreed, compared * 0.97) << "of " << compared;
-}
-
-// So what a Q8_0 file of ours says is what one of theirs says.
-TEST_F(RealLlama, Q8_0HasTheBytesOfTheirQuantiser) {
-  const fs::path theirs_path = folder_.path() / "theirs.gguf";
-  LlamaLibrary::Parameters parameters = LlamaLibrary::get().quantize_default_params();
-  parameters.words[0] = 1;  // nthread
-  parameters.words[1] = recipe_info(QuantRecipe::kQ8_0).gguf_file_type;
-  ASSERT_EQ(
-      LlamaLibrary::get().quantize(convert(QuantRecipe::kF32).c_str(), theirs_path.c_str(), &parameters), 0u);
-  const GgufReader theirs(theirs_path), ours(convert(QuantRecipe::kQ8_0));
-  for (const TensorInfo& tensor : theirs.tensors()) {
-    const TensorView expected = theirs.tensor(tensor.name), got = ours.tensor(tensor.name);
-    ASSERT_EQ(got.bytes(), expected.bytes()) << tensor.name;
-    EXPECT_EQ(std::memcmp(got.data, expected.data, tensor.bytes), 0) << tensor.name;
-  }
-}
-
 // Their own quantiser, from our F16 file, must give every tensor the type that ours gives it.
 TEST_F(RealLlama, MixesTypesAsTheirQuantiserDoes) {
   const fs::path half = convert(QuantRecipe::kF16);
