@@ -1,6 +1,7 @@
 #include "infer/engine.h"
 
 #include <algorithm>
+#include <condition_variable>
 #include <deque>
 #include <functional>
 #include <mutex>
@@ -12,15 +13,12 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/text.h"
-#include "infer/hidden_head.h"
+#include "infer/engine_limits.h"
 #include "infer/prefix_cache.h"
 #include "infer/sequence.h"
 
 namespace onggi {
 namespace {
-
-constexpr int64_t kMaxTopLogprobs = 100;
-constexpr size_t kMaxStopStrings = 64;
 
 uint64_t fresh_seed() {
   std::random_device device;
@@ -42,123 +40,13 @@ Ending ending_of_current_exception() {
   }
 }
 
-class ModelRunner : public StepRunner {
- public:
-  ModelRunner(std::shared_ptr<const Model> model, ComputeDevice& device, ThreadPool& threads,
-              Precision precision)
-      : model_(std::move(model)),
-        session_(device, threads, precision),
-        buffers_(device.stream()),
-        hidden_buffers_(device.stream()) {}
-
-  const float* run(KvCache& cache, std::span<const SequenceInput> inputs,
-                   const Meanwhile& meanwhile) override {
-    return infer(*model_, session_.compute(), cache, inputs, buffers_, meanwhile);
-  }
-  int64_t most_top_logits() const override {
-    return session_.compute().ops.top_logits != nullptr ? kMaxTopLogits : 0;
-  }
-  TopLogits run_top(KvCache& cache, std::span<const SequenceInput> inputs, int64_t count,
-                    const Meanwhile& meanwhile) override {
-    return infer_top(*model_, session_.compute(), cache, inputs, buffers_, count, meanwhile);
-  }
-  const float* row_of_last_top(int64_t row) override {
-    return logits_row(*model_, session_.compute(), buffers_, row);
-  }
-  // Made at the first request for an embedding: most services never see one.
-  const float* run_hidden(KvCache& cache, std::span<const SequenceInput> inputs) override {
-    if (!hidden_head_) hidden_head_.emplace(*model_, session_.compute());
-    return infer(hidden_head_->model(), session_.compute(), cache, inputs, hidden_buffers_);
-  }
-  Stream& stream() override { return session_.compute().stream(); }
-
- private:
-  std::shared_ptr<const Model> model_;
-  ComputeSession session_;
-  InferenceBuffers buffers_;
-  std::optional<HiddenHead> hidden_head_;
-  InferenceBuffers hidden_buffers_;  // recordings of passes belong to one model
-};
-
-EngineOptions chosen(const ModelConfig& config, EngineOptions options) {
-  if (options.max_batch < 1 || options.prefill_chunk < 1 || options.max_queue < 1) {
-    throw UsageError(text("the engine needs max_batch, prefill_chunk and max_queue of at least 1"));
-  }
-  if (options.context_length == 0) options.context_length = config.max_position_embeddings;
-  if (options.context_length < 2 || options.context_length > config.max_position_embeddings) {
-    throw UsageError(text("the context length is {}, but this model allows 2 to {} tokens",
-                          options.context_length, config.max_position_embeddings));
-  }
-  const uint64_t page_bytes = KvCache::page_bytes(config, options.kv_dtype);
-  const uint64_t context_pages = static_cast<uint64_t>(pages_for(options.context_length));
-  if (options.kv_bytes == 0) {
-    options.kv_bytes = page_bytes * context_pages * static_cast<uint64_t>(options.max_batch);
-  }
-  if (options.kv_bytes < page_bytes * context_pages) {
-    throw MachineError(
-        text("the KV cache of {} bytes does not hold one context of {} tokens, which takes {} bytes; "
-             "give it more memory or choose a shorter context",
-             options.kv_bytes, options.context_length, page_bytes * context_pages));
-  }
-  return options;
-}
-
 }  // namespace
-
-std::string_view name_of(FinishReason reason) {
-  switch (reason) {
-    case FinishReason::kStop:
-      return "stop";
-    case FinishReason::kLength:
-      return "length";
-    case FinishReason::kCancelled:
-      return "cancelled";
-    case FinishReason::kError:
-      return "error";
-  }
-  return "";
-}
-
-std::unique_ptr<StepRunner> make_runner(std::shared_ptr<const Model> model, ComputeDevice& device,
-                                        ThreadPool& threads, Precision precision) {
-  return std::make_unique<ModelRunner>(std::move(model), device, threads, precision);
-}
-
-Ticket& Ticket::operator=(Ticket&& other) noexcept {
-  if (stream_) stream_->cancel();
-  stream_ = std::move(other.stream_);
-  return *this;
-}
-
-Ticket::~Ticket() {
-  if (stream_) stream_->cancel();
-}
-
-std::optional<GenerationEvent> Ticket::next(std::chrono::milliseconds timeout) {
-  return stream_->next(timeout);
-}
-
-void Ticket::cancel() { stream_->cancel(); }
-
-Generation wait_for(Ticket ticket) {
-  Generation generation;
-  for (;;) {
-    std::optional<GenerationEvent> event = ticket.next(std::chrono::milliseconds(1000));
-    if (!event) continue;
-    generation.text += event->text;
-    std::move(event->tokens.begin(), event->tokens.end(), std::back_inserter(generation.tokens));
-    if (!event->result) continue;
-    generation.result = std::move(*event->result);
-    return generation;
-  }
-}
 
 struct Engine::Impl {
   Impl(const ModelConfig& model_config, Tokenizer model_tokenizer, std::unique_ptr<StepRunner> model_runner,
        const EngineOptions& engine_options);
 
   Ticket submit(GenerationRequest request);
-  void check_request(const GenerationRequest& request) const;
   void stop(StopMode mode);
 
   // The engine's thread.
@@ -202,7 +90,7 @@ Engine::Impl::Impl(const ModelConfig& model_config, Tokenizer model_tokenizer,
                    std::unique_ptr<StepRunner> model_runner, const EngineOptions& engine_options)
     : config(model_config),
       tokenizer(std::move(model_tokenizer)),
-      options(chosen(model_config, engine_options)),
+      options(chosen_options(model_config, engine_options)),
       runner(std::move(model_runner)),
       cache(config, static_cast<int64_t>(options.kv_bytes / KvCache::page_bytes(config, options.kv_dtype)),
             options.kv_dtype, runner->stream()),
@@ -213,40 +101,8 @@ Engine::Impl::Impl(const ModelConfig& model_config, Tokenizer model_tokenizer,
   thread = std::thread([this] { run(); });
 }
 
-void Engine::Impl::check_request(const GenerationRequest& request) const {
-  if (request.prompt.empty()) throw InputError(text("the prompt is empty; give at least one token"));
-  for (int32_t id : request.prompt) {
-    if (id >= 0 && id < config.vocab_size) continue;
-    throw InputError(
-        text("the prompt holds token {}, but the ids of this model are 0 to {}", id, config.vocab_size - 1));
-  }
-  const int64_t length = static_cast<int64_t>(request.prompt.size());
-  if (length >= options.context_length) {
-    throw ContextError(
-        text("the prompt has {} tokens, but the context holds {} with the answer; shorten the prompt or "
-             "choose a longer context",
-             length, options.context_length));
-  }
-  if (request.max_new_tokens && *request.max_new_tokens < 1) {
-    throw InputError(
-        text("the number of new tokens is {}, but at least 1 must be asked for", *request.max_new_tokens));
-  }
-  if (request.stop.size() > kMaxStopStrings) {
-    throw InputError(text("the request has {} stop strings, but at most {} are possible", request.stop.size(),
-                          kMaxStopStrings));
-  }
-  for (const std::string& stop : request.stop) {
-    if (stop.empty()) throw InputError(text("a stop string is empty; leave it out"));
-  }
-  if (request.top_logprobs < 0 || request.top_logprobs > kMaxTopLogprobs) {
-    throw InputError(
-        text("top_logprobs is {}, but it must be between 0 and {}", request.top_logprobs, kMaxTopLogprobs));
-  }
-  check(request.sampling, config.vocab_size);
-}
-
 Ticket Engine::Impl::submit(GenerationRequest request) {
-  check_request(request);
+  check_request(request, config, options);
   if (!request.sampling.seed) request.sampling.seed = fresh_seed();
   auto stream = std::make_shared<GenerationStream>();
   auto sequence = std::make_unique<Sequence>(std::move(request), tokenizer, options.context_length, stream);

@@ -52,12 +52,12 @@ class ServiceState {
 // Which of the two ports a request came to; they differ in "/" alone.
 enum class Listener { kMain, kOllama };
 
-// Checks keys, Host and Origin before a body is read; answers CORS preflights.
-std::optional<HttpResponse> admit_request(const ServiceState& state, const HttpRequest& request);
 // Never throws for what a client did.
 HttpResponse route_request(ServiceState& state, Listener listener, const HttpRequest& request);
 // An error in the dialect of the path.
 std::string error_body(const std::string& path, int status, const std::string& message,
                        const std::string& field = {});
+HttpResponse error_response(const std::string& path, int status, const std::string& message,
+                            const std::string& field = {});
 
 }  // namespace onggi

@@ -8,6 +8,7 @@
 
 #include "base/text.h"
 #include "serve/access.h"
+#include "serve/admission.h"
 #include "serve/http_server.h"
 #include "serve/routes.h"
 
