@@ -45,33 +45,33 @@ std::string read_file(const fs::path& path, uint64_t max_bytes) {
 }
 
 MappedFile::MappedFile(const fs::path& path) : path_(path) {
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) throw InputError(text("cannot open {}: {}", path.string(), reason()));
+  fd_ = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd_ < 0) throw InputError(text("cannot open {}: {}", path.string(), reason()));
   struct stat status {};
-  if (fstat(fd, &status) != 0 || !S_ISREG(status.st_mode)) {
-    close(fd);
+  if (fstat(fd_, &status) != 0 || !S_ISREG(status.st_mode)) {
+    close(fd_);
     throw InputError(text("{} is not a regular file", path.string()));
   }
   size_ = static_cast<size_t>(status.st_size);
-  if (size_ > 0) {
-    void* map = mmap(nullptr, size_, PROT_READ, MAP_SHARED, fd, 0);
-    if (map == MAP_FAILED) {
-      const std::string why = reason();
-      close(fd);
-      throw InputError(text("cannot map {}: {}", path.string(), why));
-    }
-    data_ = static_cast<const std::byte*>(map);
+  if (size_ == 0) return;
+  void* map = mmap(nullptr, size_, PROT_READ, MAP_SHARED, fd_, 0);
+  if (map == MAP_FAILED) {
+    const std::string why = reason();
+    close(fd_);
+    throw InputError(text("cannot map {}: {}", path.string(), why));
   }
-  close(fd);
+  data_ = static_cast<const std::byte*>(map);
 }
 
 MappedFile::MappedFile(MappedFile&& other) noexcept
     : path_(std::move(other.path_)),
+      fd_(std::exchange(other.fd_, -1)),
       data_(std::exchange(other.data_, nullptr)),
       size_(std::exchange(other.size_, 0)) {}
 
 MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   std::swap(path_, other.path_);
+  std::swap(fd_, other.fd_);
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
   return *this;
@@ -79,6 +79,24 @@ MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
 
 MappedFile::~MappedFile() {
   if (data_ != nullptr) munmap(const_cast<std::byte*>(data_), size_);
+  if (fd_ >= 0) close(fd_);
+}
+
+void MappedFile::read(uint64_t offset, void* to, size_t bytes) const {
+  auto* at = static_cast<char*>(to);
+  while (bytes > 0) {
+    const ssize_t n = pread(fd_, at, bytes, static_cast<off_t>(offset));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) throw InputError(text("cannot read {}: {}", path_.string(), reason()));
+    if (n == 0)
+      throw InputError(
+          text("{} has become shorter since it was opened: {} bytes at {} are missing; put the whole file "
+               "back and start again",
+               path_.string(), bytes, offset));
+    at += n;
+    offset += static_cast<uint64_t>(n);
+    bytes -= static_cast<size_t>(n);
+  }
 }
 
 void MappedFile::release(size_t offset, size_t size) const {

@@ -27,12 +27,17 @@ class MappedFile {
 
   std::span<const std::byte> bytes() const { return {data_, size_}; }
   const fs::path& path() const { return path_; }
+  // Copies bytes [offset, offset + bytes) from the file itself instead of the map: pages that are used once
+  // need not be mapped for it. Safe from several threads. Throws InputError where the file has become shorter
+  // or cannot be read.
+  void read(uint64_t offset, void* to, size_t bytes) const;
   // Tells the kernel that these pages will not be needed soon, so that streaming does not grow resident
   // memory.
   void release(size_t offset, size_t size) const;
 
  private:
   fs::path path_;
+  int fd_ = -1;
   const std::byte* data_ = nullptr;
   size_t size_ = 0;
 };

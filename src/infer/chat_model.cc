@@ -1,5 +1,6 @@
 #include "infer/chat_model.h"
 
+#include <future>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
@@ -96,8 +97,17 @@ Description describe(const fs::path& path) {
 
 LoadedModel load_chat_model(const fs::path& path, const LoadOptions& options, ThreadPool& threads,
                             const Placement& placement) {
-  Description description = describe(path);
-  LoadedModel loaded{.model = nullptr,
+  // The tokenizer takes about as long as the weights of a small model: both are read at the same time.
+  std::future<Description> describing = std::async(std::launch::async, describe, path);
+  std::shared_ptr<Model> model;
+  try {
+    model = load_model(path, options, threads, placement);
+  } catch (...) {
+    describing.get();  // where both fail, what is wrong with the tokenizer is told
+    throw;
+  }
+  Description description = describing.get();
+  LoadedModel loaded{.model = std::move(model),
                      .tokenizer = std::move(description.tokenizer),
                      .chat_template = {},
                      .think = description.think.value_or(ThinkMode::kMixed),
@@ -106,7 +116,6 @@ LoadedModel load_chat_model(const fs::path& path, const LoadOptions& options, Th
     if (const auto mode = think_mode_of_folder(*options.adapter)) loaded.think = *mode;
   }
   if (!loaded.tokenizer.chat_template().empty()) loaded.chat_template = ChatTemplate::of(loaded.tokenizer);
-  loaded.model = load_model(path, options, threads, placement);
   if (loaded.tokenizer.vocabulary_size() > loaded.model->config.vocab_size) {
     throw InputError(
         text("the tokenizer of {} has {} tokens, but its model only {}; they do not belong together",

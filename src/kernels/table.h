@@ -3,11 +3,13 @@
 #pragma once
 
 #include <array>
+#include <span>
 #include <string_view>
 #include <vector>
 
 #include "kernels/ops/attention.h"
 #include "kernels/ops/block.h"
+#include "kernels/ops/file_weight.h"
 #include "kernels/ops/linear.h"
 #include "kernels/ops/training.h"
 
@@ -61,6 +63,10 @@ struct OpTable {
   // Takes a weight from host memory to the stream's device, in the layout that the kernels want, into memory
   // that is appended to `buffers`. null: weights are used where they are.
   WeightView (*place_weight)(Stream& stream, const WeightView& host, std::vector<Buffer>& buffers) = nullptr;
+  // The same of weights in files, all at once: reading, copying and laying out go on at the same time. Set
+  // where place_weight is.
+  PlacedWeights (*place_file_weights)(Stream& stream, std::span<const FileWeight> weights,
+                                      std::vector<Buffer>& buffers) = nullptr;
   // Encodes a plain weight in host memory as NF4 on its way to the device, bit for bit as blocks/nf4.h; K is
   // a multiple of 64. null: it is encoded on the host.
   WeightView (*encode_nf4)(Stream& stream, const WeightView& host, std::vector<Buffer>& buffers) = nullptr;

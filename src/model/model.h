@@ -45,6 +45,7 @@ struct Model {
   std::string source;         // the path that it was loaded from
   uint64_t weight_bytes = 0;  // of all weights as they are in memory
   uint64_t parameters = 0;    // element count of all weights
+  LoadTimes load_times;       // of load_model()
 
   LoraView lora(TensorRole role, int64_t layer) const {
     return adapter ? adapter->view(role, layer) : LoraView{};

@@ -41,6 +41,21 @@ TEST_F(FileTest, CommitPutsTheWholeFileInPlace) {
   EXPECT_THAT(names(), testing::ElementsAre("file.bin"));
 }
 
+TEST_F(FileTest, AMappedFileIsReadWithoutItsMap) {
+  const fs::path path = folder_ / "file";
+  write_file(path, "0123456789");
+  MappedFile file(path);
+  std::string part(4, ' ');
+  file.read(3, part.data(), part.size());
+  EXPECT_EQ(part, "3456");
+  const MappedFile moved = std::move(file);
+  moved.read(6, part.data(), part.size());
+  EXPECT_EQ(part, "6789");
+  fs::resize_file(path, 8);
+  EXPECT_THAT(message_of<InputError>([&] { moved.read(6, part.data(), part.size()); }),
+              testing::HasSubstr(path.string() + " has become shorter since it was opened: 2 bytes at 8"));
+}
+
 TEST_F(FileTest, WithoutCommitTheOldFileStaysAndNothingIsLeftBehind) {
   const fs::path path = folder_ / "file";
   write_file(path, "old");

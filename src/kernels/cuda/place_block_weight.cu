@@ -11,6 +11,7 @@
 #include "blocks/q8_0.h"
 #include "kernels/cuda/block_weight.h"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/place_file_weights.h"
 #include "kernels/cuda/placed_layout.h"
 
 namespace onggi::cuda {
@@ -252,8 +253,10 @@ void repack(CudaStream& stream, const uint8_t* raw, int64_t rows, int64_t column
          repack_kernel<Source>, raw, rows, columns, static_cast<int>(across), out);
 }
 
-void repack(CudaStream& stream, DType dtype, const uint8_t* raw, int64_t rows, int64_t columns,
-            uint8_t* out) {
+}  // namespace
+
+void repack_blocks(CudaStream& stream, DType dtype, const uint8_t* raw, int64_t rows, int64_t columns,
+                   uint8_t* out) {
   switch (dtype) {
     case DType::kQ4_K:
       return repack<SourceQ4K>(stream, raw, rows, columns, out);
@@ -274,8 +277,6 @@ void repack(CudaStream& stream, DType dtype, const uint8_t* raw, int64_t rows, i
   }
 }
 
-}  // namespace
-
 WeightView place_block_weight(Stream& stream, const WeightView& host, std::vector<Buffer>& buffers) {
   auto& cuda = static_cast<CudaStream&>(stream);
   const int64_t row_bytes = dtype_bytes(host.dtype, host.columns);
@@ -289,7 +290,7 @@ WeightView place_block_weight(Stream& stream, const WeightView& host, std::vecto
   for (int64_t row = 0; row < host.rows; row += piece_rows) {
     const int64_t rows = std::min(piece_rows, host.rows - row);
     stream.copy_in(raw, bytes + row * row_bytes, static_cast<size_t>(rows * row_bytes));
-    repack(cuda, host.dtype, raw, rows, host.columns, placed + row / kTileRows * tile_row_bytes);
+    repack_blocks(cuda, host.dtype, raw, rows, host.columns, placed + row / kTileRows * tile_row_bytes);
   }
   WeightView view = host;
   view.data = placed;

@@ -1,0 +1,151 @@
+#include "device/cuda_upload.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "base/error.h"
+#include "base/threads.h"
+
+namespace onggi {
+namespace {
+
+constexpr const char* kUploading = "copying a file to the GPU";
+// The page cache is read at a multiple of one thread's speed; more than this few add nothing.
+constexpr int kMostReaders = 12;
+constexpr size_t kAlignment = 256;
+
+// Adds the time of a scope to a sum of seconds.
+class Timer {
+ public:
+  explicit Timer(double& sum) : sum_(sum) {}
+  ~Timer() { sum_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count(); }
+  Timer(const Timer&) = delete;
+
+ private:
+  double& sum_;
+  const std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
+};
+
+size_t largest(const std::vector<ReadAhead::Piece>& pieces) {
+  size_t bytes = 0;
+  for (const ReadAhead::Piece& piece : pieces) bytes = std::max(bytes, piece.bytes);
+  return bytes;
+}
+
+}  // namespace
+
+CudaEvent::CudaEvent() {
+  check_cuda(cudaEventCreateWithFlags(&handle_, cudaEventDisableTiming), "cudaEventCreate", kUploading);
+}
+
+CudaEvent::~CudaEvent() {
+  if (handle_ != nullptr) cudaEventDestroy(handle_);
+}
+
+void CudaEvent::record(cudaStream_t stream) const {
+  check_cuda(cudaEventRecord(handle_, stream), "cudaEventRecord", kUploading);
+}
+
+void CudaEvent::hold_back(cudaStream_t stream) const {
+  check_cuda(cudaStreamWaitEvent(stream, handle_, 0), "cudaStreamWaitEvent", kUploading);
+}
+
+void CudaEvent::wait() const {
+  check_cuda(cudaEventSynchronize(handle_), "cudaEventSynchronize", kUploading);
+}
+
+CudaUpload::CopyStream::CopyStream() {
+  check_cuda(cudaStreamCreateWithFlags(&handle_, cudaStreamNonBlocking), "cudaStreamCreate", kUploading);
+}
+
+// An error has nobody to go to here; finish() and the caller's stream report those that matter.
+CudaUpload::CopyStream::~CopyStream() {
+  cudaStreamSynchronize(handle_);
+  cudaStreamDestroy(handle_);
+}
+
+CudaUpload::Pinned::Pinned(size_t bytes) {
+  void* memory = nullptr;
+  check_cuda(cudaHostAlloc(&memory, bytes, cudaHostAllocPortable), "cudaHostAlloc", kUploading);
+  memory_ = static_cast<std::byte*>(memory);
+}
+
+CudaUpload::Pinned::~Pinned() { cudaFreeHost(memory_); }
+
+CudaUpload::CudaUpload(CudaStream& stream, std::vector<ReadAhead::Piece> pieces, size_t landed_bytes)
+    : stream_((stream.activate(), stream)),
+      pinned_bytes_(std::max<size_t>(largest(pieces), 1)),
+      pinned_wanted_(std::min(pieces.size(), kPinned)),
+      reader_(std::move(pieces), std::min(available_cpus(), kMostReaders)) {
+  while (pinned_count_ < kPinnedAtFirst) add_pinned();
+  pinning_ = std::jthread([this](const std::stop_token& stop) { add_further_pinned(stop); });
+  if (landed_bytes == 0) return;
+  const size_t size = (landed_bytes + kAlignment - 1) / kAlignment * kAlignment;
+  auto* memory = static_cast<std::byte*>(stream_.scratch(kLandings * size));
+  landings_.resize(kLandings);
+  for (size_t i = 0; i < kLandings; ++i) landings_[i].memory = memory + i * size;
+  // What was queued before may still use the working memory.
+  landings_[0].used.record(stream_.handle());
+  landings_[0].used.hold_back(copies_.handle());
+}
+
+void CudaUpload::add_pinned() {
+  Pinned& pinned = pinned_.at(pinned_count_++).emplace(pinned_bytes_);
+  reader_.add_buffer(pinned.memory());
+}
+
+// Page-locking a mebibyte takes as long as reading several: it goes on beside the first pieces. Where the
+// system gives no more, what there is will do.
+void CudaUpload::add_further_pinned(const std::stop_token& stop) {
+  try {
+    stream_.activate();
+    while (pinned_count_ < pinned_wanted_ && !stop.stop_requested()) add_pinned();
+  } catch (const MachineError&) {
+    return;
+  }
+}
+
+void CudaUpload::give_back_one() {
+  {
+    const Timer timer(times_.copy);
+    on_the_way_.front()->wait();
+  }
+  on_the_way_.pop_front();
+  reader_.give_back();
+}
+
+void CudaUpload::copy_next(void* device) {
+  stream_.activate();
+  // At most half of the memory is on its way, the rest is the readers'.
+  while (on_the_way_.size() >= std::min(kOnTheWay, reader_.buffers() / 2)) give_back_one();
+  ReadAhead::Read read;
+  {
+    const Timer timer(times_.read);
+    read = reader_.next();
+  }
+  const Pinned& pinned = *pinned_[read.buffer];
+  check_cuda(cudaMemcpyAsync(device, pinned.memory(), read.bytes, cudaMemcpyHostToDevice, copies_.handle()),
+             "cudaMemcpyAsync", kUploading);
+  pinned.copied().record(copies_.handle());
+  on_the_way_.push_back(&pinned.copied());
+}
+
+const std::byte* CudaUpload::land_next() {
+  const Landing& landing = landings_.at(next_landing_);
+  landing.used.hold_back(copies_.handle());
+  copy_next(landing.memory);
+  landing.copied.record(copies_.handle());
+  landing.copied.hold_back(stream_.handle());
+  return landing.memory;
+}
+
+void CudaUpload::release_landed() {
+  landings_.at(next_landing_).used.record(stream_.handle());
+  next_landing_ = (next_landing_ + 1) % kLandings;
+}
+
+void CudaUpload::finish() {
+  while (!on_the_way_.empty()) give_back_one();
+}
+
+}  // namespace onggi

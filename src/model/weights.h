@@ -1,0 +1,45 @@
+// What loading and making a model have in common: whose the weights are, and where they go.
+#pragma once
+
+#include <vector>
+
+#include "model/model.h"
+#include "model/storage.h"
+#include "model/tensor_names.h"
+
+namespace onggi {
+
+bool is_norm(TensorRole role);
+bool is_projection(TensorRole role);
+
+// Norm weights, owned by the storage: f32 in host memory, and where kernels read them. One allocation on the
+// device holds all.
+class Norms {
+ public:
+  Norms(ModelStorage& storage, const Placement& placement, const std::vector<ModelTensor>& tensors);
+  const float* own(std::vector<float> weight);
+
+ private:
+  ModelStorage& storage_;
+  const Placement& placement_;
+  std::byte* next_ = nullptr;  // on the device; null: kernels read host memory
+};
+
+// NF4 weights are made on the host and belong to the model.
+WeightView own_nf4(ModelStorage& storage, const Placement& placement, Nf4Storage weight);
+
+// An embedding that is no output matrix as well is read a few rows at a time: it stays in host memory, which
+// the device reads through the bus, where its rows are plain.
+bool stays_on_host(const ModelConfig& config, TensorRole role, DType dtype);
+
+// Any other weight: where it lies in host memory, or on the device.
+WeightView own_weight(ModelStorage& storage, const Placement& placement, const ModelConfig& config,
+                      TensorRole role, const WeightView& weight);
+
+// Puts a tensor where its role says: a norm, or a weight.
+void assign(Model& model, const ModelTensor& tensor, const float* norm, const WeightView& weight);
+
+// Once all tensors are there: ties the output matrix and counts.
+void finish(Model& model);
+
+}  // namespace onggi
