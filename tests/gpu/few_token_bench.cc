@@ -6,8 +6,10 @@
 //
 // One line for each number of tokens and variant: milliseconds of a step, GB/s of weights, the share of the
 // rate of a copy within the device's memory, and microseconds of each kind of layer. Variants: blocks for
-// each multiprocessor, whether launches overlap (+) or not (-), and tiles in a ring (0: by the room).
+// each multiprocessor, whether launches overlap (+) or not (-), and tiles in a ring (0: by the room); w: by
+// products of warpgroups.
 #include <algorithm>
+#include <climits>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
@@ -233,10 +235,10 @@ void Bench::tokens(int64_t tokens) {
                                            {.overlap_launches = false},
                                            {.blocks_per_multiprocessor = 2},
                                            {.ring_tiles = 2},
-                                           {.ring_tiles = 3}};
+                                           {.ring_tiles = 3},
+                                           {.fewest_wgmma_tokens = tokens > 8 ? INT_MAX : 1}};
   for (const cuda::FewTokenTuning& tuning : variants) {
-    // The others are of the kernel for few tokens.
-    if (tokens > 8 && (tuning.blocks_per_multiprocessor > 1 || tuning.ring_tiles > 0)) continue;
+    if (tokens > 8 && tuning.blocks_per_multiprocessor > 1) continue;  // of the kernel for few tokens
     double all_bytes = 0;
     for (const double bytes : bytes_) all_bytes += bytes;
     const double step = time_recorded([&] {
@@ -245,7 +247,8 @@ void Bench::tokens(int64_t tokens) {
       queue(kHead, 0, tokens, tuning);
     });
     const double rate = all_bytes / (step * 1e-6);
-    std::printf("%6lld %5d%c%d %9.3f %9.0f %6.1f%%", static_cast<long long>(tokens),
+    std::printf("%6lld %c %3d%c%d %9.3f %9.0f %6.1f%%", static_cast<long long>(tokens),
+                tokens >= tuning.fewest_wgmma_tokens && stream_.compute_capability() == 90 ? 'w' : ' ',
                 tuning.blocks_per_multiprocessor, tuning.overlap_launches ? '+' : '-', tuning.ring_tiles,
                 step / 1000, rate / 1e9, 100 * rate / copy_rate_);
     for (int kind = 0; kind < kKinds; ++kind) {

@@ -102,6 +102,13 @@ inline Floats take_rows(const Floats& strided, size_t width, size_t stride) {
   return rows;
 }
 
+// The rows of a dense array `stride` apart, with NaN between them.
+inline Floats spread_rows(const Floats& dense, size_t width, size_t stride) {
+  Floats strided(dense.size() / width * stride, std::numeric_limits<float>::quiet_NaN());
+  for (size_t i = 0; i < dense.size(); ++i) strided[i / width * stride + i % width] = dense[i];
+  return strided;
+}
+
 // fp32 arithmetic of a dozen operations, relative to the value and to the size of its summands, and one
 // rounding to the dtype in which it is stored.
 inline auto allowed_error(const Floats& expected, double size, DType dtype) {

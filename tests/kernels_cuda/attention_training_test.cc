@@ -5,12 +5,11 @@
 #include "kernels/cuda/cuda.h"
 #include "kernels/table.h"
 #include "tests/kernels/harness.h"
-#include "tests/kernels_cuda/device_array.h"
+#include "tests/kernels_cuda/activation_array.h"
 
 namespace onggi::testing_cuda {
 namespace {
 
-using testing_ops::Floats;
 using testing_ops::SegmentArrays;
 
 struct Case {
@@ -51,62 +50,6 @@ const std::vector<Case>& cases() {
   return cases;
 }
 
-// The values that the device has: f32, or rounded to bf16.
-Floats as_stored(Floats values, DType dtype) {
-  if (dtype == DType::kBF16)
-    for (float& value : values) value = bf16_to_f32(f32_to_bf16(value));
-  return values;
-}
-
-// An array of activations on the device; rows of `width` values lie `stride` apart.
-class DeviceActivations {
- public:
-  DeviceActivations(DType dtype, int64_t rows, int64_t width, int64_t stride)
-      : dtype_(dtype), rows_(rows), width_(width), stride_(stride), bytes_(size_of(rows * stride)) {}
-  DeviceActivations(DType dtype, const Floats& values, int64_t width, int64_t stride)
-      : DeviceActivations(dtype, static_cast<int64_t>(values.size()) / width, width, stride) {
-    std::vector<uint8_t> bytes(bytes_.size(), 0xFF);
-    for (int64_t row = 0; row < rows_; ++row)
-      for (int64_t i = 0; i < width_; ++i) {
-        const float value = values[static_cast<size_t>(row * width_ + i)];
-        const uint16_t rounded = f32_to_bf16(value);
-        uint8_t* to = bytes.data() + size_of(row * stride_ + i);
-        dtype == DType::kF32 ? std::memcpy(to, &value, 4) : std::memcpy(to, &rounded, 2);
-      }
-    stream().copy_in(bytes_.data(), bytes.data(), bytes.size());
-  }
-
-  Activation view() const { return {bytes_.data(), dtype_}; }
-  Floats values() const {
-    const std::vector<uint8_t> bytes = bytes_.values();
-    Floats values;
-    for (int64_t row = 0; row < rows_; ++row)
-      for (int64_t i = 0; i < width_; ++i) {
-        float value = 0;
-        uint16_t rounded = 0;
-        const uint8_t* from = bytes.data() + size_of(row * stride_ + i);
-        dtype_ == DType::kF32 ? std::memcpy(&value, from, 4) : std::memcpy(&rounded, from, 2);
-        values.push_back(dtype_ == DType::kF32 ? value : bf16_to_f32(rounded));
-      }
-    return values;
-  }
-  bool padding_is_untouched() const {
-    const std::vector<uint8_t> bytes = bytes_.values();
-    for (int64_t row = 0; row < rows_; ++row)
-      for (size_t i = size_of(row * stride_ + width_); i < size_of((row + 1) * stride_); ++i)
-        if (bytes[i] != 0xFF) return false;
-    return true;
-  }
-
- private:
-  size_t size_of(int64_t elements) const {
-    return static_cast<size_t>(elements) * (dtype_ == DType::kF32 ? 4 : 2);
-  }
-  DType dtype_;
-  int64_t rows_, width_, stride_;
-  DeviceArray<uint8_t> bytes_;
-};
-
 struct DeviceSegments {
   explicit DeviceSegments(const SegmentArrays& host)
       : host(host), starts(host.starts), first_row(host.first_row), end_row(host.end_row) {}
@@ -121,15 +64,10 @@ struct DeviceSegments {
   DeviceArray<int32_t> starts, first_row, end_row;
 };
 
-const OpContext& device_context() {
-  static const OpContext context{testing_ops::context().threads, testing_ops::context().scratch, stream()};
-  return context;
-}
-
 struct Inputs {
   explicit Inputs(const Case& c) {
     const auto make = [&](int64_t width, uint64_t seed) {
-      return as_stored(testing_ops::normal(static_cast<size_t>(c.tokens() * width), seed), c.dtype);
+      return rounded(testing_ops::normal(static_cast<size_t>(c.tokens() * width), seed), c.dtype);
     };
     q = make(c.query_width(), 1);
     k = make(c.kv_width(), 2);
@@ -162,25 +100,24 @@ Precision precision_of(const Case& c) { return c.dtype == DType::kF32 ? Precisio
 
 Result forward(const Case& c, const SegmentArrays& segments, const Inputs& in) {
   const DeviceSegments device_segments(segments);
-  const DeviceActivations q(c.dtype, in.q, c.query_width(), c.query_width()),
-      k(c.dtype, in.k, c.kv_width(), c.kv_width()), v(c.dtype, in.v, c.kv_width(), c.kv_width()),
-      out(c.dtype, c.tokens(), c.query_width(), c.out_stride());
+  const auto width = static_cast<size_t>(c.query_width()), stride = static_cast<size_t>(c.out_stride());
+  const ActivationArray q(in.q, c.dtype), k(in.k, c.dtype), v(in.v, c.dtype),
+      out(static_cast<size_t>(c.tokens()) * stride, c.dtype);
   const DeviceArray<float> log_sum_exp(static_cast<size_t>(c.tokens() * c.query_heads));
-  cuda::attention(device_context(), {.q = q.view(),
-                                     .k = k.view(),
-                                     .v = v.view(),
+  cuda::attention(device_context(), {.q = q,
+                                     .k = k,
+                                     .v = v,
                                      .segments = device_segments.view(),
                                      .tokens = c.tokens(),
                                      .query_heads = c.query_heads,
                                      .kv_heads = c.kv_heads,
                                      .head_dim = c.head_dim,
                                      .scale = c.scale(),
-                                     .out = out.view(),
+                                     .out = out,
                                      .out_stride = c.out_stride(),
                                      .log_sum_exp = log_sum_exp.data(),
                                      .precision = precision_of(c)});
-  EXPECT_TRUE(out.padding_is_untouched());
-  return {out.values(), log_sum_exp.values()};
+  return {take_rows(out.values(), width, stride), log_sum_exp.values()};
 }
 
 struct Gradients {
@@ -209,19 +146,16 @@ Gradients oracle_gradients(const Case& c, const SegmentArrays& segments, const I
 
 Gradients backward(const Case& c, const SegmentArrays& segments, const Inputs& in, const Result& result) {
   const DeviceSegments device_segments(segments);
-  const DeviceActivations q(c.dtype, in.q, c.query_width(), c.query_width()),
-      k(c.dtype, in.k, c.kv_width(), c.kv_width()), v(c.dtype, in.v, c.kv_width(), c.kv_width()),
-      dout(c.dtype, in.dout, c.query_width(), c.query_width()),
-      out(c.dtype, result.out, c.query_width(), c.out_stride()),
-      dq(c.dtype, c.tokens(), c.query_width(), c.query_width()),
-      dk(c.dtype, c.tokens(), c.kv_width(), c.kv_width()),
-      dv(c.dtype, c.tokens(), c.kv_width(), c.kv_width());
+  const auto width = static_cast<size_t>(c.query_width()), stride = static_cast<size_t>(c.out_stride());
+  const ActivationArray q(in.q, c.dtype), k(in.k, c.dtype), v(in.v, c.dtype), dout(in.dout, c.dtype),
+      out(spread_rows(result.out, width, stride), c.dtype), dq(in.q.size(), c.dtype),
+      dk(in.k.size(), c.dtype), dv(in.v.size(), c.dtype);
   const DeviceArray<float> log_sum_exp(result.log_sum_exp);
-  cuda::attention_backward(device_context(), {.dout = dout.view(),
-                                              .q = q.view(),
-                                              .k = k.view(),
-                                              .v = v.view(),
-                                              .out = out.view(),
+  cuda::attention_backward(device_context(), {.dout = dout,
+                                              .q = q,
+                                              .k = k,
+                                              .v = v,
+                                              .out = out,
                                               .out_stride = c.out_stride(),
                                               .log_sum_exp = log_sum_exp.data(),
                                               .segments = device_segments.view(),
@@ -230,9 +164,9 @@ Gradients backward(const Case& c, const SegmentArrays& segments, const Inputs& i
                                               .kv_heads = c.kv_heads,
                                               .head_dim = c.head_dim,
                                               .scale = c.scale(),
-                                              .dq = dq.view(),
-                                              .dk = dk.view(),
-                                              .dv = dv.view(),
+                                              .dq = dq,
+                                              .dk = dk,
+                                              .dv = dv,
                                               .precision = precision_of(c)});
   return {dq.values(), dk.values(), dv.values()};
 }
@@ -291,7 +225,7 @@ TEST_P(AttentionTraining, ForwardAgreesWithTheOracle) {
 
 TEST_P(AttentionTraining, BackwardAgreesWithTheOracle) {
   Result result = oracle(c, segments, in);
-  result.out = as_stored(result.out, c.dtype);
+  result.out = rounded(result.out, c.dtype);
   const Gradients expected = oracle_gradients(c, segments, in, result);
   const Gradients actual = backward(c, segments, in, result);
   EXPECT_TRUE(rows_are_close(actual.dv, expected.dv, c.head_dim, limit_of(c)));
@@ -317,7 +251,7 @@ TEST(AttentionTraining, ScoresFarApartStayExact) {
     for (int64_t t = 0; t < c.tokens(); ++t)
       for (int64_t d = 0; d < c.kv_width(); ++d)
         in.k[static_cast<size_t>(t * c.kv_width() + d)] *= steepness * static_cast<float>(t) / 8;
-    in.k = as_stored(in.k, c.dtype);
+    in.k = rounded(in.k, c.dtype);
     for (float& value : in.q) value = std::abs(value);
     const Result expected = oracle(c, segments, in), actual = forward(c, segments, in);
     EXPECT_TRUE(rows_are_close(actual.out, expected.out, c.head_dim, limit_of(c)));

@@ -129,6 +129,7 @@ struct Case {
   int64_t x_stride = 0;
   Precision precision = Precision::kFast;
   float x_size = 1;
+  int fewest_wgmma_tokens = cuda::FewTokenTuning().fewest_wgmma_tokens;
 };
 
 std::string name_of(const Case& c) {
@@ -226,14 +227,16 @@ class FewTokenRun {
       args.members[i].lora = {adapters[2 * i]->data(), adapters[2 * i + 1]->data(), c_.rank,
                               adapters_[i].scale};
     }
+    cuda::FewTokenTuning tuning = cuda::best_tuning(c_.tokens, c_.dtypes[0]);
+    tuning.fewest_wgmma_tokens = c_.fewest_wgmma_tokens;
     std::vector<Floats> got;
     if (c_.gated == Gated::kYes) {
-      if (cuda::few_token_gated_linear(context(), {.linears = args, .out = args.members[0].out}))
+      if (cuda::few_token_gated_linear(context(), {.linears = args, .out = args.members[0].out}, tuning))
         got.push_back(outs[0]->values());
       return got;
     }
     const DeviceActivation u(c_.x_dtype, std::max<size_t>(size_of(c_.tokens, c_.rank), 1));
-    if (!cuda::few_token_linear(context(), args)) {
+    if (!cuda::few_token_linear(context(), args, tuning)) {
       if (c_.precision == Precision::kFast) return got;
       args.u = u.view();
       run_adapted_linear(cuda_ops(), context(), args);
@@ -348,6 +351,27 @@ TEST(FewToken, ColumnsThatAreNoWholeTiles) {
       for (const int64_t columns : {step, 3 * step, 256 + step})
         expect_close({.dtypes = {dtype}, .rows = {17}, .columns = columns, .tokens = tokens});
     }
+}
+
+// Rows of several blocks and columns of several slices, by products of warpgroups where the card has them,
+// and without.
+TEST(FewToken, ByWarpgroupsAndByWarps) {
+  for (const int fewest : {1, 1000})
+    for (const DType dtype : kDTypes)
+      for (const int64_t tokens : {9, 17, 33})
+        expect_close({.dtypes = {dtype},
+                      .rows = {150},
+                      .columns = 768,
+                      .tokens = tokens,
+                      .residual = true,
+                      .fewest_wgmma_tokens = fewest});
+  for (const int64_t tokens : {1, 4, 8})
+    expect_close({.dtypes = {DType::kQ4_K, DType::kQ6_K},
+                  .rows = {64, 20},
+                  .columns = 512,
+                  .tokens = tokens,
+                  .rank = 5,
+                  .fewest_wgmma_tokens = 1});
 }
 
 TEST(FewToken, MoreTokensThanALaunchTakes) {

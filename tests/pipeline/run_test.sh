@@ -46,6 +46,20 @@ for shard in "$merged"/model-*.safetensors; do
   cmp "$shard" "$work/killed/onggi-mini_merged/$(basename "$shard")" || fail "$(basename "$shard") differs after kill -9"
 done
 
+echo "== two of the five rows are set aside; the loss on them stops the training, and the best checkpoint stays"
+# So large a rate ruins the model at once: no evaluation is better than the first.
+"$onggi" run "${settings[@]}" output_dir="$work/split" --to train data.validation_split=0.4 training.learning_rate=0.5 \
+  training.max_steps=10 training.eval_steps=1 training.early_stopping_patience=2 training.load_best_model_at_end=true \
+  >"$work/split.log" 2>&1 || { tail -20 "$work/split.log"; fail "training with a validation split"; }
+adapter=$work/split/onggi-mini
+for result in '"steps": 3' '"stopped_early": true' '"best_step": 1'; do
+  grep -q "$result" "$adapter/run.json" || fail "no $result in the manifest"
+done
+[ "$(grep -c '"eval_loss"' "$adapter/training_log.jsonl")" -eq 3 ] || fail "not each of the three steps was evaluated"
+# Four samples a step of the three that are left.
+head -1 "$adapter/training_log.jsonl" | grep -qE '"epoch": ?1\.333' || fail "the first step did not see 4/3 epochs: $(head -1 "$adapter/training_log.jsonl")"
+cmp "$adapter/adapter_model.safetensors" "$adapter/checkpoint-1/adapter_model.safetensors" || fail "the best checkpoint did not stay"
+
 echo "== exit codes"
 expect() {
   local code=$1 status=0

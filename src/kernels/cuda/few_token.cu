@@ -7,6 +7,7 @@
 #include "kernels/cuda/few_token_lora.h"
 #include "kernels/cuda/few_token_small.h"
 #include "kernels/cuda/few_token_weights.cuh"
+#include "kernels/cuda/few_token_wgmma.h"
 #include "kernels/cuda/nf4_tables.h"
 #include "kernels/ops/weight.h"
 
@@ -115,7 +116,7 @@ void make_runs(FewTokenParams& p) {
   }
 }
 
-// A launch of one kernel or the other, and its working memory: u of each member, activations as operands and
+// A launch of one of the kernels, and its working memory: u of each member, activations as operands and
 // their factors, and the sums of slices.
 class Launch {
  public:
@@ -124,30 +125,51 @@ class Launch {
     const FewTokenMachine machine{stream_.multiprocessors(), stream_.max_shared_bytes(),
                                   request.tuning.blocks_per_multiprocessor, request.tuning.ring_tiles};
     shape_.overlap = overlap();
-    is_small_ = plan_few_token_small(machine, p_, small_, shape_);
-    possible_ = is_small_ || plan_few_token_large(machine, p_, large_, shape_);
+    // Younger and older cards do not have wgmma.
+    const bool has_wgmma =
+        stream_.compute_capability() == 90 && p_.tokens >= request.tuning.fewest_wgmma_tokens;
+    if (has_wgmma && plan_few_token_wgmma(machine, p_, wgmma_, shape_)) {
+      kernel_ = Kernel::kWgmma;
+    } else if (plan_few_token_small(machine, p_, small_, shape_)) {
+      kernel_ = Kernel::kSmall;
+    } else if (plan_few_token_large(machine, p_, large_, shape_)) {
+      kernel_ = Kernel::kLarge;
+    }
   }
-  bool is_possible() const { return possible_; }
+  bool is_possible() const { return kernel_ != Kernel::kNone; }
 
   void queue() {
     take_scratch();
     const bool adapts = has_adapter();
     if (adapts) few_token_lora_input(stream_, lora_args(), lora_scratch_, overlap());
-    if (needs_operands()) launch_few_token_operands(stream_, p_, overlap());
-    if (is_small_) {
-      small_.waits_late = adapts && !needs_operands() && request_.tuning.overlap_launches;
-      launch_few_token_small(stream_, p_, small_, shape_);
-    } else {
-      launch_few_token_large(stream_, p_, large_, shape_);
+    if (kernel_ == Kernel::kWgmma) {
+      launch_few_token_operand_image(stream_, p_, wgmma_.input_rows, overlap());
+    } else if (needs_operands()) {
+      launch_few_token_operands(stream_, p_, overlap());
     }
-    if (p_.slices > 1) launch_few_token_finish(stream_, p_, overlap());
+    switch (kernel_) {
+      case Kernel::kNone:
+        break;
+      case Kernel::kSmall:
+        small_.waits_late = adapts && !needs_operands() && request_.tuning.overlap_launches;
+        launch_few_token_small(stream_, p_, small_, shape_);
+        break;
+      case Kernel::kLarge:
+        launch_few_token_large(stream_, p_, large_, shape_);
+        break;
+      case Kernel::kWgmma:
+        launch_few_token_wgmma(stream_, p_, wgmma_, shape_);
+    }
+    if (p_.partials != nullptr) launch_few_token_finish(stream_, p_, overlap());
   }
 
  private:
+  enum class Kernel : uint8_t { kNone, kSmall, kLarge, kWgmma };
+
   Overlap overlap() const {
     return request_.tuning.overlap_launches ? Overlap::kWithPrevious : Overlap::kNone;
   }
-  bool needs_operands() const { return !is_small_ || small_.has_operands; }
+  bool needs_operands() const { return kernel_ != Kernel::kSmall || small_.has_operands; }
   bool needs(Operands operands) const {
     if (!needs_operands()) return false;
     for (int i = 0; i < p_.run_count; ++i)
@@ -165,9 +187,10 @@ class Launch {
   const Request& request_;
   CudaStream& stream_;
   FewTokenParams p_;
-  bool is_small_ = false, possible_ = false;
+  Kernel kernel_ = Kernel::kNone;
   FewTokenSmallPlan small_{};
   FewTokenLargePlan large_{};
+  FewTokenWgmmaPlan wgmma_{};
   LaunchShape shape_{};
   void* lora_scratch_ = nullptr;
 };
@@ -184,18 +207,21 @@ void Launch::take_scratch() {
   for (int i = 0; i < p_.member_count; ++i)
     u[i] = add(static_cast<size_t>(p_.members[i].rank) * tokens * sizeof(float));
   const size_t lora = add(has_adapter() ? few_token_lora_scratch(lora_args()) : 0);
-  const size_t operand_bytes = tokens * static_cast<size_t>(p_.column_tiles) * kTileColumns * 2;
+  const size_t operand_bytes = std::max(tokens, static_cast<size_t>(wgmma_.input_rows)) *
+                               static_cast<size_t>(p_.column_tiles) * kTileColumns * 2;
   const size_t f16 = add(needs(Operands::kF16) ? operand_bytes : 0);
   const size_t bf16 = add(needs(Operands::kBF16) ? operand_bytes : 0);
   const size_t factors = add(needs_operands() ? tokens * sizeof(float) : 0);
-  const size_t partials = add(p_.slices == 1 ? 0
-                                             : static_cast<size_t>(p_.slices) * tokens *
-                                                   static_cast<size_t>(p_.partial_rows) * sizeof(float));
+  // Slices meet in memory but for those of a cluster.
+  const bool has_partials = p_.slices > 1 && kernel_ != Kernel::kWgmma;
+  const size_t partials = add(!has_partials ? 0
+                                            : static_cast<size_t>(p_.slices) * tokens *
+                                                  static_cast<size_t>(p_.partial_rows) * sizeof(float));
   if (bytes == 0) return;
   auto* memory = static_cast<std::byte*>(stream_.scratch(bytes));
   for (int i = 0; i < p_.member_count; ++i) p_.members[i].lora_u = reinterpret_cast<float*>(memory + u[i]);
   lora_scratch_ = memory + lora;
-  if (p_.slices > 1) p_.partials = reinterpret_cast<float*>(memory + partials);
+  if (has_partials) p_.partials = reinterpret_cast<float*>(memory + partials);
   if (!needs_operands()) return;
   if (needs(Operands::kF16)) p_.f16 = memory + f16;
   if (needs(Operands::kBF16)) p_.bf16 = memory + bf16;

@@ -8,7 +8,7 @@
 // go through products of bf16.
 //
 // Up to 8 tokens a block keeps its activations (few_token_small.cuh); with more they stream through
-// (few_token_large.cuh).
+// (few_token_large.cuh, or few_token_wgmma.cuh on Hopper).
 #pragma once
 
 #include "kernels/ops/context.h"
@@ -21,6 +21,7 @@ struct FewTokenTuning {
   int blocks_per_multiprocessor = 1;
   bool overlap_launches = true;  // programmatic dependent launch (sm_90)
   int ring_tiles = 0;            // tiles in the ring of each warp, 2 to 4; 0: by the room that there is
+  int fewest_wgmma_tokens = 9;   // from so many tokens on by products of warpgroups, where there are (sm_90)
 };
 
 // What tests/gpu/few_token_bench.cc found fastest on an H100 at the shapes of Qwen3-8B.

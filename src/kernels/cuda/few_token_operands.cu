@@ -1,5 +1,7 @@
 // Activations as operands of tensor core products.
-#include "kernels/cuda/few_token.cuh"
+#include <cstddef>
+
+#include "kernels/cuda/few_token_wgmma.h"
 #include "kernels/cuda/placed_layout.h"
 
 namespace onggi::cuda {
@@ -7,8 +9,10 @@ namespace {
 
 constexpr int kOperandThreads = 512;
 
-// A block has a token. 64 tokens of Qwen3-8B: 1 MB read and 0.5 MB written, all of it in L2; 3 us.
-__global__ void __launch_bounds__(kOperandThreads) operands_kernel(const __grid_constant__ FewTokenParams p) {
+// A block has a token. image_rows: the rows of the order of operand_image_word, or 0. 64 tokens of Qwen3-8B:
+// 1 MB read and 0.5 MB written, all of it in L2; 3 us.
+__global__ void __launch_bounds__(kOperandThreads)
+    operands_kernel(const __grid_constant__ FewTokenParams p, int image_rows) {
   constexpr int kHeld = 2;  // eights that a thread keeps; others are read twice
   grid_dependency_launch();
   grid_dependency_wait();
@@ -41,10 +45,18 @@ __global__ void __launch_bounds__(kOperandThreads) operands_kernel(const __grid_
   const auto write = [&](int eight, const float(&values)[8]) {
     const int64_t row = static_cast<int64_t>(token) * p.column_tiles * kTileColumns;
     for (const Operands operands : {Operands::kF16, Operands::kBF16}) {
-      auto* to = static_cast<uint16_t*>(const_cast<void*>(operands == Operands::kF16 ? p.f16 : p.bf16));
-      if (to != nullptr)
-        *reinterpret_cast<uint4*>(to + row + place_of_column(operands, 8 * eight)) =
-            pack_operands(operands, power.scale, values);
+      auto* to = static_cast<std::byte*>(const_cast<void*>(operands == Operands::kF16 ? p.f16 : p.bf16));
+      if (to == nullptr) continue;
+      const uint4 packed = pack_operands(operands, power.scale, values);
+      if (image_rows == 0) {
+        *reinterpret_cast<uint4*>(to + 2 * (row + place_of_column(operands, 8 * eight))) = packed;
+        continue;
+      }
+      const uint32_t words[4] = {packed.x, packed.y, packed.z, packed.w};
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        *reinterpret_cast<uint32_t*>(to + operand_image_word(operands, image_rows, token, 8 * eight, i)) =
+            words[i];
     }
   };
 #pragma unroll
@@ -57,12 +69,19 @@ __global__ void __launch_bounds__(kOperandThreads) operands_kernel(const __grid_
   }
 }
 
+void launch_operands(CudaStream& stream, const FewTokenParams& p, int image_rows, Overlap overlap) {
+  launch(stream, "few_token_operands",
+         {.grid = static_cast<unsigned>(p.tokens), .block = kOperandThreads, .overlap = overlap},
+         operands_kernel, p, image_rows);
+}
+
 }  // namespace
 
 void launch_few_token_operands(CudaStream& stream, const FewTokenParams& p, Overlap overlap) {
-  launch(stream, "few_token_operands",
-         {.grid = static_cast<unsigned>(p.tokens), .block = kOperandThreads, .overlap = overlap},
-         operands_kernel, p);
+  launch_operands(stream, p, 0, overlap);
+}
+void launch_few_token_operand_image(CudaStream& stream, const FewTokenParams& p, int rows, Overlap overlap) {
+  launch_operands(stream, p, rows, overlap);
 }
 
 }  // namespace onggi::cuda
