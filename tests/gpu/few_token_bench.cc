@@ -3,11 +3,12 @@
 // kernels of a step (attention, rotary embedding) are not in it.
 //
 //   gpu_few_token_bench [q4_k_m | q8_0 | nf4 | bf16 | all, default all] [tokens..., default 1 2 5 8 16 32 64]
+//                       [shapes]
 //
 // One line for each number of tokens and variant: milliseconds of a step, GB/s of weights, the share of the
 // rate of a copy within the device's memory, and microseconds of each kind of layer. Variants: blocks for
 // each multiprocessor, whether launches overlap (+) or not (-), and tiles in a ring (0: by the room); w: by
-// products of warpgroups.
+// products of warpgroups, with `shapes` of all numbers of warpgroups in a block x slices of K.
 #include <algorithm>
 #include <climits>
 #include <cstdio>
@@ -45,9 +46,11 @@ const std::vector<Recipe> kRecipes = {{"q4_k_m", DType::kQ4_K, DType::kQ6_K, DTy
 enum Kind { kQkv, kOut, kGateUp, kDown, kHead, kKinds };
 const char* const kKindNames[kKinds] = {"q k v", "o", "gate up", "down", "lm_head"};
 
+enum class Shapes { kBest, kAll };  // of few_token_wgmma.h
+
 class Bench {
  public:
-  explicit Bench(const Recipe& recipe);
+  Bench(const Recipe& recipe, Shapes shapes);
   void tokens(int64_t tokens);
 
  private:
@@ -90,6 +93,7 @@ class Bench {
   Scratch scratch_{1};
   OpContext context_{threads_, scratch_, stream_};
   Recipe recipe_;
+  Shapes shapes_;
   std::vector<float> floats_;
   std::vector<uint16_t> halves_;
   std::vector<Buffer> buffers_;
@@ -159,7 +163,7 @@ double weight_bytes(const AdaptedLinearArgs& args) {
   return bytes;
 }
 
-Bench::Bench(const Recipe& recipe) : recipe_(recipe) {
+Bench::Bench(const Recipe& recipe, Shapes shapes) : recipe_(recipe), shapes_(shapes) {
   Random random(1);
   for (size_t i = 0; i < size_t{1} << 20; ++i) floats_.push_back(0.02f * random.normal());
   for (const float value : floats_) halves_.push_back(f32_to_bf16(value));
@@ -231,12 +235,16 @@ double Bench::copy_rate() {
 }
 
 void Bench::tokens(int64_t tokens) {
-  const cuda::FewTokenTuning variants[] = {{},
-                                           {.overlap_launches = false},
-                                           {.blocks_per_multiprocessor = 2},
-                                           {.ring_tiles = 2},
-                                           {.ring_tiles = 3},
-                                           {.fewest_wgmma_tokens = tokens > 8 ? INT_MAX : 1}};
+  std::vector<cuda::FewTokenTuning> variants = {{},
+                                                {.overlap_launches = false},
+                                                {.blocks_per_multiprocessor = 2},
+                                                {.ring_tiles = 2},
+                                                {.ring_tiles = 3},
+                                                {.ring_tiles = 4},
+                                                {.fewest_wgmma_tokens = tokens > 8 ? INT_MAX : 1}};
+  if (shapes_ == Shapes::kAll)
+    for (const int groups : {1, 2, 3, 4})
+      for (const int slices : {1, 2, 3, 4, 6, 8}) variants.push_back({.groups = groups, .slices = slices});
   for (const cuda::FewTokenTuning& tuning : variants) {
     if (tokens > 8 && tuning.blocks_per_multiprocessor > 1) continue;  // of the kernel for few tokens
     double all_bytes = 0;
@@ -258,6 +266,7 @@ void Bench::tokens(int64_t tokens) {
       });
       std::printf(" %9.2f", taken / layers);
     }
+    if (tuning.groups > 0) std::printf("  %d x %d", tuning.groups, tuning.slices);
     std::printf("\n");
     std::fflush(stdout);
   }
@@ -266,11 +275,18 @@ void Bench::tokens(int64_t tokens) {
 int run(int argc, char** argv) {
   const std::string wanted = argc > 1 ? argv[1] : "all";
   std::vector<int64_t> numbers;
-  for (int i = 2; i < argc; ++i) numbers.push_back(std::atoll(argv[i]));
+  Shapes shapes = Shapes::kBest;
+  for (int i = 2; i < argc; ++i) {
+    if (std::string(argv[i]) == "shapes") {
+      shapes = Shapes::kAll;
+    } else {
+      numbers.push_back(std::atoll(argv[i]));
+    }
+  }
   if (numbers.empty()) numbers = {1, 2, 5, 8, 16, 32, 64};
   for (const Recipe& recipe : kRecipes) {
     if (wanted != "all" && wanted != recipe.name) continue;
-    Bench bench(recipe);
+    Bench bench(recipe, shapes);
     for (const int64_t number : numbers) bench.tokens(std::min(number, kMostTokens));
   }
   return 0;

@@ -358,9 +358,9 @@ TEST(FewToken, ColumnsThatAreNoWholeTiles) {
 TEST(FewToken, ByWarpgroupsAndByWarps) {
   for (const int fewest : {1, 1000})
     for (const DType dtype : kDTypes)
-      for (const int64_t tokens : {9, 17, 33})
+      for (const int64_t tokens : {17, 33})
         expect_close({.dtypes = {dtype},
-                      .rows = {150},
+                      .rows = {100},
                       .columns = 768,
                       .tokens = tokens,
                       .residual = true,

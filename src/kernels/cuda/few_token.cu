@@ -128,7 +128,8 @@ class Launch {
     // Younger and older cards do not have wgmma.
     const bool has_wgmma =
         stream_.compute_capability() == 90 && p_.tokens >= request.tuning.fewest_wgmma_tokens;
-    if (has_wgmma && plan_few_token_wgmma(machine, p_, wgmma_, shape_)) {
+    if (has_wgmma &&
+        plan_few_token_wgmma({machine, request.tuning.groups, request.tuning.slices}, p_, wgmma_, shape_)) {
       kernel_ = Kernel::kWgmma;
     } else if (plan_few_token_small(machine, p_, small_, shape_)) {
       kernel_ = Kernel::kSmall;

