@@ -238,6 +238,7 @@ void Bench::tokens(int64_t tokens) {
   std::vector<cuda::FewTokenTuning> variants = {{},
                                                 {.overlap_launches = false},
                                                 {.blocks_per_multiprocessor = 2},
+                                                {.ring_tiles = 1},
                                                 {.ring_tiles = 2},
                                                 {.ring_tiles = 3},
                                                 {.ring_tiles = 4},

@@ -25,6 +25,8 @@ struct Request {
   const AdaptedLinearArgs& args;
   const GatedLinearArgs* gated;  // null: linear
   const FewTokenTuning& tuning;
+  // The launch before was a product of the same input, which it waited for before it let others start.
+  bool input_is_there = false;
 };
 
 bool has_lora(const AdaptedLinearArgs& args) {
@@ -138,6 +140,7 @@ class Launch {
     }
   }
   bool is_possible() const { return kernel_ != Kernel::kNone; }
+  bool waits_for_input() const { return kernel_ == Kernel::kSmall && !needs_operands() && !has_adapter(); }
 
   void queue() {
     take_scratch();
@@ -152,7 +155,8 @@ class Launch {
       case Kernel::kNone:
         break;
       case Kernel::kSmall:
-        small_.waits_late = adapts && !needs_operands() && request_.tuning.overlap_launches;
+        small_.waits_late =
+            (adapts || request_.input_is_there) && !needs_operands() && request_.tuning.overlap_launches;
         launch_few_token_small(stream_, p_, small_, shape_);
         break;
       case Kernel::kLarge:
@@ -265,7 +269,7 @@ FewTokenParams from_token(const Request& request, const FewTokenParams& all, int
 enum class Check : uint8_t { kOnly, kThenQueue };
 
 // All tokens of members that one kernel takes.
-bool run_group(const Request& request, const FewTokenParams& all, Check check) {
+bool run_group(Request& request, const FewTokenParams& all, Check check) {
   const int64_t tokens = request.args.tokens;
   // Cards with less shared memory take fewer tokens at a time.
   int64_t step = 0;
@@ -280,27 +284,33 @@ bool run_group(const Request& request, const FewTokenParams& all, Check check) {
     Launch launch(request, from_token(request, all, token, std::min(step, tokens - token)));
     ONGGI_CHECK(launch.is_possible(), "fewer tokens fit where more did");
     launch.queue();
+    request.input_is_there = launch.waits_for_input();
   }
   return true;
 }
 
-// Calls group(params) for all members together or, where no kernel takes all their dtypes, one by one.
+// Calls group(params) for all members together or, where no kernel takes all their dtypes or it is faster,
+// for those of one dtype after the others.
 template <typename Group>
-bool for_groups(const FewTokenParams& all, const Group& group) {
-  if (have_one_kernel(all)) return group(all);
-  for (int i = 0; i < all.member_count; ++i) {
+bool for_groups(const FewTokenParams& all, int64_t tokens, const Group& group) {
+  if (all.run_count == 1 || (tokens > kMostOwnOperands && have_one_kernel(all))) return group(all);
+  for (int i = 0; i < all.run_count; ++i) {
     FewTokenParams one = all;
-    one.member_count = 1;
-    one.members[0] = all.members[i];
-    one.members[0].first_row = 0;
-    one.partial_rows = kTileRows * one.members[0].tiles;
+    const int first = all.runs[i].first_member;
+    one.member_count = (i + 1 < all.run_count ? all.runs[i + 1].first_member : all.member_count) - first;
+    one.partial_rows = 0;
+    for (int member = 0; member < one.member_count; ++member) {
+      one.members[member] = all.members[first + member];
+      one.members[member].first_row = static_cast<int>(one.partial_rows);
+      one.partial_rows += kTileRows * one.members[member].tiles;
+    }
     make_runs(one);
     if (!group(one)) return false;
   }
   return true;
 }
 
-bool run(const Request& request) {
+bool run(Request request) {
   const AdaptedLinearArgs& args = request.args;
   if (!takes(args)) return false;
   FewTokenParams all = params_of(request);
@@ -310,7 +320,8 @@ bool run(const Request& request) {
   make_runs(all);
   // Nothing is queued before it is sure that all can be.
   const auto with = [&](Check check) {
-    return for_groups(all, [&](const FewTokenParams& group) { return run_group(request, group, check); });
+    return for_groups(all, args.tokens,
+                      [&](const FewTokenParams& group) { return run_group(request, group, check); });
   };
   return with(Check::kOnly) && with(Check::kThenQueue);
 }
@@ -319,10 +330,9 @@ bool run(const Request& request) {
 
 FewTokenTuning best_tuning(int64_t tokens, DType dtype) {
   if (tokens > kFewTokenSmallMost) return {};
-  // NF4's table takes the room of a second block.
-  if (tokens > 2 || dtype == DType::kNF4) return {.ring_tiles = 3};
-  // Small tiles leave the memory time for the arithmetic of two blocks.
-  return {.blocks_per_multiprocessor = is_quantized(dtype) && dtype != DType::kQ8_0 ? 2 : 1};
+  // NF4's table takes the room of longer rings.
+  if (tokens <= kMostOwnOperands && dtype == DType::kNF4) return {.ring_tiles = 2};
+  return {.ring_tiles = 3};
 }
 
 bool few_token_linear(const OpContext& context, const AdaptedLinearArgs& args) {

@@ -109,13 +109,22 @@ __device__ __forceinline__ void store_activation(void* data, bool is_bf16, int64
   }
 }
 
+// What is added to the output of a member's row for a token.
+__device__ __forceinline__ float residual_of(const FewTokenParams& p, const FewTokenMember& member, int row,
+                                             int token) {
+  if (p.residual == nullptr) return 0;
+  return load_activation(p.residual, p.out_is_bf16, static_cast<int64_t>(token) * member.rows + row);
+}
 // The output of a member's row for a token, from its product with the weight.
 __device__ __forceinline__ void store_output(const FewTokenParams& p, const FewTokenMember& member, int row,
-                                             int token, float product) {
+                                             int token, float product, float residual) {
   if (member.rank > 0) product += lora_term(member, row, token);
-  const int64_t at = static_cast<int64_t>(token) * member.rows + row;
-  if (p.residual != nullptr) product += load_activation(p.residual, p.out_is_bf16, at);
-  store_activation(member.out, p.out_is_bf16, at, product);
+  store_activation(member.out, p.out_is_bf16, static_cast<int64_t>(token) * member.rows + row,
+                   product + residual);
+}
+__device__ __forceinline__ void store_output(const FewTokenParams& p, const FewTokenMember& member, int row,
+                                             int token, float product) {
+  store_output(p, member, row, token, product, residual_of(p, member, row, token));
 }
 __device__ __forceinline__ void store_gated(const FewTokenParams& p, int row, int token, float gate,
                                             float up) {
@@ -163,18 +172,29 @@ __device__ __forceinline__ void load_input_8(const FewTokenParams& p, int token,
   for (int i = 0; i < 8; ++i)
     values[i] = k + i < p.columns ? load_activation(p.x, p.x_is_bf16, at + i) : 0.0f;
 }
-// Times the norm's weight.
-__device__ __forceinline__ void apply_norm_8(const FewTokenParams& p, int k, float (&values)[8]) {
-  if (k + 8 <= p.columns && reinterpret_cast<uintptr_t>(p.norm) % 16 == 0) {
-    float weights[8];
-    load_8(p.norm + k, weights);
+// The same where rows are aligned and K is a multiple of 8.
+__device__ __forceinline__ void load_whole_8(const FewTokenParams& p, int token, int k, float (&values)[8]) {
+  const int64_t at = token * p.x_stride + k;
 #pragma unroll
-    for (int i = 0; i < 8; ++i) values[i] *= weights[i];
-    return;
-  }
+  for (float& value : values) value = 0;
+  if (k >= p.columns) return;
+  if (p.x_is_bf16) return load_8(static_cast<const BFloat16*>(p.x) + at, values);
+  load_8(static_cast<const float*>(p.x) + at, values);
+}
+__device__ __forceinline__ void load_whole_norm_8(const FewTokenParams& p, int k, float (&weights)[8]) {
 #pragma unroll
-  for (int i = 0; i < 8; ++i)
-    if (k + i < p.columns) values[i] *= p.norm[k + i];
+  for (float& weight : weights) weight = 0;
+  if (k < p.columns) load_8(p.norm + k, weights);
+}
+// The norm's weights; zeros beyond K.
+__device__ __forceinline__ void load_norm_8(const FewTokenParams& p, int k, float (&weights)[8]) {
+  if (k + 8 <= p.columns && reinterpret_cast<uintptr_t>(p.norm) % 16 == 0) return load_8(p.norm + k, weights);
+#pragma unroll
+  for (int i = 0; i < 8; ++i) weights[i] = k + i < p.columns ? p.norm[k + i] : 0.0f;
+}
+__device__ __forceinline__ void scale_8(float (&values)[8], const float (&weights)[8]) {
+#pragma unroll
+  for (int i = 0; i < 8; ++i) values[i] *= weights[i];
 }
 __device__ __forceinline__ float squares_of(const float (&values)[8]) {
   float sum = 0;

@@ -20,7 +20,7 @@ namespace onggi::cuda {
 struct FewTokenTuning {
   int blocks_per_multiprocessor = 1;
   bool overlap_launches = true;  // programmatic dependent launch (sm_90)
-  int ring_tiles = 0;            // tiles in the ring of each warp, 2 to 4; 0: by the room that there is
+  int ring_tiles = 0;            // steps in the ring of each warp, 1 to 6; 0: by the room that there is
   int fewest_wgmma_tokens = 9;   // from so many tokens on by products of warpgroups, where there are (sm_90)
   int groups = 0, slices = 0;    // warpgroups of a block, slices of K; 0: those that should be fastest
 };

@@ -6,6 +6,25 @@
 namespace onggi::cuda {
 
 inline constexpr int kFewTokenSmallMost = 8;  // tokens
+// With more tokens it is faster to make operands of them once than in every block.
+inline constexpr int kMostOwnOperands = 2;
+
+// Where a block's operands come from.
+enum class SmallInput : uint8_t {
+  kOwn,       // it makes them of x: one or two tokens
+  kOperands,  // launch_few_token_operands has made them
+};
+
+// A block takes half of a multiprocessor's registers, so that the next kernel's block can start beside it.
+template <SmallInput kInput>
+struct SmallShape {
+  // One or two tokens need little arithmetic: fewer warps have longer rings in the same memory.
+  static constexpr int kWarps = kInput == SmallInput::kOwn ? 8 : 12, kThreads = kWarps * kWarp;
+  // At most so many rows of tiles are on their way to an output at a time.
+  static constexpr int kPhaseRows = kInput == SmallInput::kOwn ? 32 : 24;
+  // What warps leave of them (SmallRows::row_slots of each row), most where each has whole rows.
+  static constexpr int kPartialSlots = 2 * kPhaseRows;
+};
 
 struct FewTokenMachine {
   int multiprocessors;
@@ -13,23 +32,22 @@ struct FewTokenMachine {
   int blocks_per_multiprocessor;
   int ring_tiles;  // 0: by the room that there is
 };
+inline constexpr int kSmallRingMost = 6;  // tiles
 
 struct FewTokenSmallPlan {
   // Each run has blocks of its own, each with neighbouring tiles of rows.
   int first_block[kMaxLinearGroup], blocks[kMaxLinearGroup];
-  int slice_tiles;  // of 256 columns, of a slice of K
-  // At most so many tiles of rows are on their way to an output at a time.
-  int phase_rows;
-  int partial_slots;  // of a warp
+  int slice_tiles;    // of 256 columns, of a slice of K
   int token_warps;    // that bring the activations of one token
   bool has_operands;  // launch_few_token_operands has made them
-  // The kernel before is few_token_lora_input, which starts this one after what wrote x was done: x may be
-  // read at once, and the wait comes before the outputs.
+  // The kernel before, few_token_lora_input or the product of another dtype, starts this one after what wrote
+  // x was done: x may be read at once, and the wait comes before the outputs.
   bool waits_late;
   int row_bytes;  // of a token's activations in shared memory
-  // Where things lie in shared memory; the activations come first.
-  int reductions, factors, partials, table, ring;
-  int ring_slot, ring_slots;  // bytes of a tile in the ring; tiles of a warp's ring
+  // Where things lie in shared memory; NF4's table comes first, so that its address is a constant.
+  int activations, reductions, factors, partials, ring;
+  int block_sums, block_sums_stride, zeros;  // of few_token_scaled.cuh; floats of a token
+  int ring_slot, ring_slots;                 // bytes of a tile in the ring; tiles of a warp's ring
 };
 
 // Fills in the slices of params, the plan and the launch's shape. false: not for this kernel.
@@ -37,5 +55,11 @@ bool plan_few_token_small(const FewTokenMachine& machine, FewTokenParams& params
                           LaunchShape& shape);
 void launch_few_token_small(CudaStream& stream, const FewTokenParams& params, const FewTokenSmallPlan& plan,
                             const LaunchShape& shape);
+
+// By where the operands come from.
+void launch_few_token_2(CudaStream& stream, const FewTokenParams& params, const FewTokenSmallPlan& plan,
+                        const LaunchShape& shape);
+void launch_few_token_8(CudaStream& stream, const FewTokenParams& params, const FewTokenSmallPlan& plan,
+                        const LaunchShape& shape);
 
 }  // namespace onggi::cuda

@@ -182,35 +182,41 @@ struct Nf4Weights {
       reinterpret_cast<float*>(table + 256 * 128)[i] = tables[16 + i];
   }
 
+  static __device__ __forceinline__ float absmax(const WeightTables& tables, const unsigned char* slot,
+                                                 int r) {
+    const auto* dynamic = reinterpret_cast<const float*>(tables.nf4 + 256 * 128);
+    const int row = lane_index() / 4 + 8 * r;
+    const float nested = *reinterpret_cast<const float*>(slot + 2112 + 4 * row);
+    return fmaf(dynamic[slot[2048 + 4 * row + lane_index() % 4]], nested, tables.member->nf4_offset);
+  }
+  static __device__ __forceinline__ uint4 bits(const unsigned char* slot, int r, int h) {
+    return *reinterpret_cast<const uint4*>(slot + 16 * (kWarp * (2 * h + r) + (lane_index() ^ 4 * h)));
+  }
+  static __device__ __forceinline__ uint32_t word(const uint4& bits, int j) {
+    return j == 0 ? bits.x : j == 1 ? bits.y : j == 2 ? bits.z : bits.w;
+  }
+  // Byte i of a word as f16 values of the table of 16.
+  static __device__ __forceinline__ uint32_t codes(const WeightTables& tables, uint32_t word, int i) {
+    const auto lane_offset = static_cast<uint32_t>(4 * lane_index());
+    return *reinterpret_cast<const uint32_t*>(
+        tables.nf4 + and_or(format_detail::shift_right(word, 8 * i - 7), 0x7F80u, lane_offset));
+  }
+
   struct Half {
-    __half2 absmax[2];
-    uint32_t words[2][4];
-    __device__ __forceinline__ Half(const WeightTables& tables, const unsigned char* slot, int h) {
-      const auto* dynamic = reinterpret_cast<const float*>(tables.nf4 + 256 * 128);
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        const int row = lane_index() / 4 + 8 * r;
-        const float nested = *reinterpret_cast<const float*>(slot + 2112 + 4 * row);
-        absmax[r] = __float2half2_rn(
-            fmaf(dynamic[slot[2048 + 4 * row + lane_index() % 4]], nested, tables.member->nf4_offset));
-        const uint4 bits =
-            *reinterpret_cast<const uint4*>(slot + 16 * (kWarp * (2 * h + r) + (lane_index() ^ 4 * h)));
-        words[r][0] = bits.x, words[r][1] = bits.y, words[r][2] = bits.z, words[r][3] = bits.w;
-      }
-    }
+    __half2 factors[2];
+    uint4 words[2];
+    __device__ __forceinline__ Half(const WeightTables& tables, const unsigned char* slot, int h)
+        : factors{__float2half2_rn(absmax(tables, slot, 0)), __float2half2_rn(absmax(tables, slot, 1))},
+          words{bits(slot, 0, h), bits(slot, 1, h)} {}
   };
   static __device__ __forceinline__ void operands(const Half& half, const WeightTables& tables, int j,
                                                   uint32_t (&a)[2][4]) {
-    const auto lane_offset = static_cast<uint32_t>(4 * lane_index());
 #pragma unroll
     for (int r = 0; r < 2; ++r)
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const uint32_t codes = *reinterpret_cast<const uint32_t*>(
-            tables.nf4 +
-            and_or(format_detail::shift_right(half.words[r][j], 8 * i - 7), 0x7F80u, lane_offset));
-        a[i / 2][2 * (i % 2) + r] = bits_of(__hmul2(half2_of(codes), half.absmax[r]));
-      }
+      for (int i = 0; i < 4; ++i)
+        a[i / 2][2 * (i % 2) + r] =
+            bits_of(__hmul2(half2_of(codes(tables, word(half.words[r], j), i)), half.factors[r]));
   }
 };
 

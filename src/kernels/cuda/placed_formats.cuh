@@ -7,6 +7,9 @@
 //   pair(unit, r, i)           the bits of two neighbours as f16 numbers that count the stored value
 //   whole(pair)                the weights without scale and minimum: exact whole numbers
 //   scales(tile, row, p, h, out)  of lane p's half h of a row: weight = scale * whole - minimum
+//   kSumStep, kSumOrigin, sum_pair(unit, r, i)  whole = kSumStep * (the f16 pair - kSumOrigin) where the
+//                   activations were arranged: sum_pair is cheaper than pair where it may be
+//   arrange(values), sum(values)  eight neighbouring activations for sum_pair, and the sum of arranged ones
 //   Factors, factors(tile, row, p, h, out)    those scales as f16, and
 //   weights(pair, factors)     the weights as f16, for products
 // f16 numbers are made without arithmetic: under the exponent of 1 the mantissa's upper bits count.
@@ -91,9 +94,22 @@ __device__ __forceinline__ float2 whole_of(uint32_t pair) {
   return make_float2(fmaf(ones.x, kSteps, -kSteps - kBias), fmaf(ones.y, kSteps, -kSteps - kBias));
 }
 
+// Sums of sum_pair times activations, eight of which are arranged for it: as they are.
+struct StoredSums {
+  static __device__ __forceinline__ void arrange(float (&)[8]) {}
+  static __device__ __forceinline__ float sum(const float (&values)[8]) {
+    float all = 0;
+#pragma unroll
+    for (const float value : values) all += value;
+    return all;
+  }
+};
+
 // weight = kSteps * scale * (pair - 1) - minimum, in one operation.
 template <int kSteps>
-struct WithMinimum {
+struct WithMinimum : StoredSums {
+  static constexpr bool kHasMinimum = true;
+  static constexpr float kSumStep = kSteps, kSumOrigin = 1;
   struct Factors {
     __half2 factor, offset;
   };
@@ -107,7 +123,9 @@ struct WithMinimum {
 };
 // weight = kSteps * scale * (pair - kMiddle): the difference is exact.
 template <int kSteps>
-struct WithoutMinimum {
+struct WithoutMinimum : StoredSums {
+  static constexpr bool kHasMinimum = false;
+  static constexpr float kSumStep = kSteps, kSumOrigin = 1.5f;
   struct Factors {
     __half2 factor;
   };
@@ -184,6 +202,25 @@ struct FormatQ4K : format_detail::WithMinimum<16> {
   static __device__ __forceinline__ uint32_t pair(const Unit& unit, int r, int i) {
     return format_detail::nibbles<nibble_destination(kDType)>(unit.word[2 * r + i / 4], i % 4);
   }
+  // Numbers below 2^-14, value * 2^-18: the bits as they lie. Two of four pairs lie four bits lower; one of
+  // these is turned around by the rotation.
+  static constexpr float kSumStep = 1 << 18, kSumOrigin = 0;
+  static __device__ __forceinline__ uint32_t sum_pair(const Unit& unit, int r, int i) {
+    const uint32_t word = unit.word[2 * r + i / 4];
+    const uint32_t turned = i % 4 < 2 ? word : __byte_perm(word, 0, 0x2103);
+    return turned & (i % 4 == 0 || i % 4 == 3 ? 0x03C003C0u : 0x003C003Cu);
+  }
+  static __device__ __forceinline__ void arrange(float (&values)[8]) {
+    const float second = 16 * values[4];
+    values[2] *= 16;
+    values[3] *= 16;
+    values[4] = 16 * values[5];
+    values[5] = second;
+  }
+  static __device__ __forceinline__ float sum(const float (&values)[8]) {
+    return values[0] + values[1] + values[6] + values[7] +
+           (values[2] + values[3] + values[4] + values[5]) * 0.0625f;
+  }
   static __device__ __forceinline__ float2 whole(uint32_t pair) {
     return format_detail::whole_of<16, 0>(pair);
   }
@@ -213,6 +250,9 @@ struct FormatQ5K : format_detail::WithMinimum<32> {
         unit.fifth, 8 * r + i, 9,
         format_detail::nibbles<nibble_destination(kDType)>(unit.low.word[2 * r + i / 4], i % 4));
   }
+  static __device__ __forceinline__ uint32_t sum_pair(const Unit& unit, int r, int i) {
+    return pair(unit, r, i);
+  }
   static __device__ __forceinline__ float2 whole(uint32_t pair) {
     return format_detail::whole_of<32, 0>(pair);
   }
@@ -240,6 +280,9 @@ struct FormatQ6K : format_detail::WithoutMinimum<64> {
     return format_detail::add_two_bits(
         unit.upper.word[r], 2 * i, 8,
         format_detail::nibbles<nibble_destination(kDType)>(unit.low.word[2 * r + i / 4], i % 4));
+  }
+  static __device__ __forceinline__ uint32_t sum_pair(const Unit& unit, int r, int i) {
+    return pair(unit, r, i);
   }
   static __device__ __forceinline__ float2 whole(uint32_t pair) {
     return format_detail::whole_of<64, 32>(pair);
@@ -273,6 +316,9 @@ struct FormatQ3K : format_detail::WithoutMinimum<8> {
         unit.third, 8 * r + i, 9,
         format_detail::add_two_bits(unit.low.word[r], 2 * i, 7, format_detail::kOnes));
   }
+  static __device__ __forceinline__ uint32_t sum_pair(const Unit& unit, int r, int i) {
+    return pair(unit, r, i);
+  }
   static __device__ __forceinline__ float2 whole(uint32_t pair) {
     return format_detail::whole_of<8, 4>(pair);
   }
@@ -299,6 +345,9 @@ struct FormatQ2K : format_detail::WithMinimum<4> {
   static __device__ __forceinline__ uint32_t pair(const Unit& unit, int r, int i) {
     return format_detail::add_two_bits(unit.word[r], 2 * i, 8, format_detail::kOnes);
   }
+  static __device__ __forceinline__ uint32_t sum_pair(const Unit& unit, int r, int i) {
+    return pair(unit, r, i);
+  }
   static __device__ __forceinline__ float2 whole(uint32_t pair) {
     return format_detail::whole_of<4, 0>(pair);
   }
@@ -323,6 +372,7 @@ struct FormatQ2K : format_detail::WithMinimum<4> {
 struct FormatQ8_0 : format_detail::WithoutMinimum<1> {
   static constexpr DType kDType = DType::kQ8_0;
   static constexpr int kBytes = placed_tile_bytes(kDType), kGroups = 1;
+  static constexpr float kSumOrigin = 1152;
   struct Unit {
     uint32_t word[2][4];
   };
@@ -339,6 +389,9 @@ struct FormatQ8_0 : format_detail::WithoutMinimum<1> {
   // 1024 + value + 128
   static __device__ __forceinline__ uint32_t pair(const Unit& unit, int r, int i) {
     return __byte_perm(unit.word[r][i / 2], 0x64646464u, i % 2 == 0 ? 0x4140 : 0x4342);
+  }
+  static __device__ __forceinline__ uint32_t sum_pair(const Unit& unit, int r, int i) {
+    return pair(unit, r, i);
   }
   static __device__ __forceinline__ float2 whole(uint32_t pair) {
     const float2 based = unpack_f16(pair);
@@ -366,6 +419,9 @@ struct FormatQ4_0 : format_detail::WithoutMinimum<16> {
   }
   static __device__ __forceinline__ uint32_t pair(const Unit& unit, int r, int i) {
     return format_detail::nibbles<nibble_destination(kDType)>(unit.word[2 * r + i / 4], i % 4);
+  }
+  static __device__ __forceinline__ uint32_t sum_pair(const Unit& unit, int r, int i) {
+    return pair(unit, r, i);
   }
   static __device__ __forceinline__ float2 whole(uint32_t pair) {
     return format_detail::whole_of<16, 8>(pair);
