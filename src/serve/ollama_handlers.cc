@@ -9,6 +9,17 @@
 #include "serve/sampling_fields.h"
 
 namespace onggi {
+namespace {
+
+// `field`, or "name" as older clients say, calls the model that is here.
+void require_served(const Fields& fields, const char* field, const ServedModel& served) {
+  const auto old_name = fields.string("name");
+  const std::string name =
+      old_name && fields.find(field) == nullptr ? *old_name : fields.require_string(field);
+  if (!is_served(served, name)) fail_unknown_model(name, served);
+}
+
+}  // namespace
 
 HttpResponse post_ollama_chat(const Call& call) {
   const auto loaded = require_model(call);
@@ -60,10 +71,7 @@ HttpResponse post_ollama_pull(const Call& call) {
   const auto loaded = require_model(call);
   const Json body = parse_request_body(call.request.body);
   const Fields fields(body);
-  const auto old_name = fields.string("name");
-  const std::string name =
-      old_name && fields.find("model") == nullptr ? *old_name : fields.require_string("model");
-  if (!is_served(loaded->served, name)) fail_unknown_model(name, loaded->served);
+  require_served(fields, "model", loaded->served);
   HttpResponse response = json_response({{"status", "success"}});
   if (fields.boolean("stream").value_or(true)) {
     response.content_type = "application/x-ndjson";
@@ -84,11 +92,7 @@ namespace {
 HttpResponse refuse_ollama_change_of(const Call& call, const char* field) {
   const auto loaded = require_model(call);
   const Json body = parse_request_body(call.request.body);
-  const Fields fields(body);
-  const auto old_name = fields.string("name");
-  const std::string name =
-      old_name && fields.find(field) == nullptr ? *old_name : fields.require_string(field);
-  if (!is_served(loaded->served, name)) fail_unknown_model(name, loaded->served);
+  require_served(Fields(body), field, loaded->served);
   return refuse_ollama_change(call);
 }
 

@@ -6,6 +6,9 @@
 
 namespace onggi::cuda {
 
+inline int ceil_div(int n, int d) { return (n + d - 1) / d; }
+inline int rounded_up(int n, int multiple) { return ceil_div(n, multiple) * multiple; }
+
 struct FewTokenMember {
   const uint8_t* data;
   const uint8_t* nf4_absmax;
@@ -151,6 +154,13 @@ __device__ __forceinline__ TileOwner tile_owner(const FewTokenParams& p, const F
   return {member, tile};
 }
 
+// The run that a block works on: `first` is the first block of each.
+__device__ __forceinline__ int run_of_block(const FewTokenParams& p, const int (&first)[kMaxLinearGroup]) {
+  int index = 0;
+  while (index + 1 < p.run_count && static_cast<int>(blockIdx.x) >= first[index + 1]) ++index;
+  return index;
+}
+
 // The power of two that brings the largest magnitude to [2^7, 2^8), and its inverse.
 struct PowerOfTwo {
   float scale, inverse;
@@ -161,18 +171,7 @@ __device__ __forceinline__ PowerOfTwo power_for(float largest) {
   return {__uint_as_float((261u - exponent) << 23), __uint_as_float((exponent - 7u) << 23)};
 }
 
-// Eight columns from k on; zeros beyond K.
-__device__ __forceinline__ void load_input_8(const FewTokenParams& p, int token, int k, float (&values)[8]) {
-  const int64_t at = token * p.x_stride + k;
-  if (p.x_has_vectors && k + 8 <= p.columns) {
-    if (p.x_is_bf16) return load_8(static_cast<const BFloat16*>(p.x) + at, values);
-    return load_8(static_cast<const float*>(p.x) + at, values);
-  }
-#pragma unroll
-  for (int i = 0; i < 8; ++i)
-    values[i] = k + i < p.columns ? load_activation(p.x, p.x_is_bf16, at + i) : 0.0f;
-}
-// The same where rows are aligned and K is a multiple of 8.
+// Eight columns from k on, zeros beyond K, where rows are aligned and K is a multiple of 8.
 __device__ __forceinline__ void load_whole_8(const FewTokenParams& p, int token, int k, float (&values)[8]) {
   const int64_t at = token * p.x_stride + k;
 #pragma unroll
@@ -181,14 +180,22 @@ __device__ __forceinline__ void load_whole_8(const FewTokenParams& p, int token,
   if (p.x_is_bf16) return load_8(static_cast<const BFloat16*>(p.x) + at, values);
   load_8(static_cast<const float*>(p.x) + at, values);
 }
+// And anywhere.
+__device__ __forceinline__ void load_input_8(const FewTokenParams& p, int token, int k, float (&values)[8]) {
+  if (p.x_has_vectors && k + 8 <= p.columns) return load_whole_8(p, token, k, values);
+#pragma unroll
+  for (int i = 0; i < 8; ++i)
+    values[i] = k + i < p.columns ? load_activation(p.x, p.x_is_bf16, token * p.x_stride + k + i) : 0.0f;
+}
+// The norm's weights of eight columns, likewise.
 __device__ __forceinline__ void load_whole_norm_8(const FewTokenParams& p, int k, float (&weights)[8]) {
 #pragma unroll
   for (float& weight : weights) weight = 0;
   if (k < p.columns) load_8(p.norm + k, weights);
 }
-// The norm's weights; zeros beyond K.
 __device__ __forceinline__ void load_norm_8(const FewTokenParams& p, int k, float (&weights)[8]) {
-  if (k + 8 <= p.columns && reinterpret_cast<uintptr_t>(p.norm) % 16 == 0) return load_8(p.norm + k, weights);
+  if (k + 8 <= p.columns && reinterpret_cast<uintptr_t>(p.norm) % 16 == 0)
+    return load_whole_norm_8(p, k, weights);
 #pragma unroll
   for (int i = 0; i < 8; ++i) weights[i] = k + i < p.columns ? p.norm[k + i] : 0.0f;
 }

@@ -6,9 +6,6 @@
 namespace onggi::cuda {
 namespace {
 
-int ceil_div(int n, int d) { return (n + d - 1) / d; }
-int rounded_up(int n, int multiple) { return ceil_div(n, multiple) * multiple; }
-
 int kernel_tokens(int tokens) { return tokens <= 32 ? 32 : 64; }
 
 int lay_out_shared(const FewTokenParams& p, FewTokenLargePlan& plan, int pairs) {

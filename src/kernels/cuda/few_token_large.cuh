@@ -220,8 +220,7 @@ __global__ void __launch_bounds__(kLargeWarps* kWarp, 1)
                            const __grid_constant__ FewTokenLargePlan plan) {
   auto* shared = dynamic_shared<unsigned char>();
   grid_dependency_launch();
-  int index = 0;
-  while (index + 1 < p.run_count && static_cast<int>(blockIdx.x) >= plan.first_step[index + 1]) ++index;
+  const int index = run_of_block(p, plan.first_step);
   if (std::is_same_v<First, Second> || p.runs[index].dtype == First::kDType) {
     take_large_pair<First, kTokenTiles>(p, plan, index, shared);
   } else {

@@ -50,8 +50,7 @@ struct ScaledOperands {
 template <typename Weights>
 struct ScaledTile {
   static constexpr bool kIsThere = false;
-  static constexpr int kBlockColumns = 0;
-  static constexpr int kStep = 2;  // of a row: it lies far from the next one
+  static constexpr int kBlockColumns = 0, kStep = 1;
   static constexpr float kFactor = 1;
   static __device__ __forceinline__ void arrange(float (&)[8]) {}
 };

@@ -8,9 +8,6 @@ namespace {
 
 static_assert(kMostOwnOperands <= kScaledMostTokens);
 
-int ceil_div(int n, int d) { return (n + d - 1) / d; }
-int rounded_up(int n, int multiple) { return ceil_div(n, multiple) * multiple; }
-
 // Blocks for each run so that the bytes of the block with the most are fewest; how many blocks in all.
 int share_blocks(const FewTokenParams& p, int64_t most_bytes, int (&blocks)[kMaxLinearGroup]) {
   const int together = p.activate == Activate::kGate ? 2 : 1;
@@ -60,8 +57,7 @@ int partial_slots_of(const FewTokenSmallPlan& plan) {
 }
 
 int scaled_step(DType dtype) {
-  if (dtype == DType::kNF4) return ScaledTile<Nf4Weights>::kStep;
-  int step = ScaledTile<PlainWeights<DType::kBF16>>::kStep;
+  int step = dtype == DType::kNF4 ? ScaledTile<Nf4Weights>::kStep : 1;
   with_placed_format(dtype, [&](auto format) { step = ScaledTile<PlacedWeights<decltype(format)>>::kStep; });
   return step;
 }
@@ -96,22 +92,17 @@ int lay_out_shared(const FewTokenParams& p, FewTokenSmallPlan& plan, int slots) 
 
 // The longest rings that fit: beside another block of their size, else alone. The bytes in all.
 int fit_shared(const FewTokenMachine& machine, const FewTokenParams& p, FewTokenSmallPlan& plan) {
-  constexpr int kReserved = 1024;  // bytes of shared memory that each block costs besides
   // Slots of sums that are scaled are free as soon as they are read.
   const int fewest = !plan.has_operands && is_quantized(p.runs[0].dtype) ? 1 : 2;
   if (machine.ring_tiles > 0) {
     const int bytes = lay_out_shared(p, plan, std::max(machine.ring_tiles, fewest));
     if (bytes <= static_cast<int>(machine.shared_bytes)) return bytes;
   }
-  const auto half = static_cast<int>((machine.shared_bytes + kReserved) / 2) - kReserved;
-  for (int slots = kSmallRingMost; slots >= fewest; --slots) {
-    const int bytes = lay_out_shared(p, plan, slots);
-    if (bytes <= half) return bytes;
-  }
-  for (int slots = kSmallRingMost; slots > fewest; --slots) {
-    const int bytes = lay_out_shared(p, plan, slots);
-    if (bytes <= static_cast<int>(machine.shared_bytes)) return bytes;
-  }
+  for (const int room : {half_of_shared(machine), static_cast<int>(machine.shared_bytes)})
+    for (int slots = kSmallRingMost; slots >= fewest; --slots) {
+      const int bytes = lay_out_shared(p, plan, slots);
+      if (bytes <= room) return bytes;
+    }
   return lay_out_shared(p, plan, fewest);
 }
 

@@ -477,9 +477,7 @@ __device__ __forceinline__ void take_small_rows(const FewTokenParams& p, const F
         for (int i = 0; i < kStep; ++i) x.multiply(tables, tiles[i], kStep * own.column + i, sums);
       } else {
         ring.issue();
-#pragma unroll
-        for (int i = 0; i < kStep; ++i)
-          x.multiply(tables, slot + i * Weights::kSlotBytes, kStep * own.column + i, sums);
+        x.multiply(tables, slot, own.column, sums);
       }
       from = from + plan.ring_slot == plan.ring_slots * plan.ring_slot ? 0 : from + plan.ring_slot;
       if (++own.column == rows.across || own.count == 1) {
@@ -510,8 +508,7 @@ __global__ void __launch_bounds__(SmallShape<kInput>::kThreads, 2)
     few_token_small_kernel(const __grid_constant__ FewTokenParams p,
                            const __grid_constant__ FewTokenSmallPlan plan) {
   auto* shared = dynamic_shared<unsigned char>();
-  int index = 0;
-  while (index + 1 < p.run_count && static_cast<int>(blockIdx.x) >= plan.first_block[index + 1]) ++index;
+  const int index = run_of_block(p, plan.first_block);
   if (std::is_same_v<First, Second> || p.runs[index].dtype == First::kDType) {
     take_small_rows<First, kInput>(p, plan, index, shared);
   } else {

@@ -34,6 +34,12 @@ struct FewTokenMachine {
 };
 inline constexpr int kSmallRingMost = 6;  // tiles
 
+// Bytes of shared memory that each block costs besides its own, and of a block beside another of its size.
+inline constexpr int kReservedShared = 1024;
+inline int half_of_shared(const FewTokenMachine& machine) {
+  return static_cast<int>((machine.shared_bytes + kReservedShared) / 2) - kReservedShared;
+}
+
 struct FewTokenSmallPlan {
   // Each run has blocks of its own, each with neighbouring tiles of rows.
   int first_block[kMaxLinearGroup], blocks[kMaxLinearGroup];

@@ -6,9 +6,6 @@
 namespace onggi::cuda {
 namespace {
 
-int ceil_div(int n, int d) { return (n + d - 1) / d; }
-int rounded_up(int n, int multiple) { return ceil_div(n, multiple) * multiple; }
-
 int kernel_tokens(int tokens) { return tokens <= 16 ? 16 : tokens <= 32 ? 32 : 64; }
 
 int stage_bytes_of(DType dtype) { return slot_bytes_of(dtype) * 2 / halves_of(dtype); }
@@ -31,10 +28,10 @@ int lay_out_shared(const FewTokenParams& p, int groups, FewTokenWgmmaPlan& plan)
 
 // The longest rings that fit beside another block of their size, else alone. The bytes in all.
 int fit_shared(const FewTokenMachine& machine, const FewTokenParams& p, int groups, FewTokenWgmmaPlan& plan) {
-  constexpr int kMostTiles = 4, kReserved = 1024;  // bytes of shared memory that each block costs besides
-  const auto all = static_cast<int>(machine.shared_bytes), half = (all + kReserved) / 2 - kReserved;
+  constexpr int kMostTiles = 4;
+  const auto all = static_cast<int>(machine.shared_bytes);
   const int most = machine.ring_tiles > 0 ? machine.ring_tiles : kMostTiles;
-  for (const int room : {half, all})
+  for (const int room : {half_of_shared(machine), all})
     for (plan.ring_slots = most; plan.ring_slots >= 2; --plan.ring_slots)
       for (const int input_bytes : {48 << 10, 32 << 10}) {  // enough for the way from L2
         plan.input_slots = std::min(input_bytes / operand_half_bytes(plan.input_rows), kWgmmaInputSlots);
@@ -100,8 +97,9 @@ WgmmaShape choose_shape(const FewTokenWgmmaMachine& wanted, const FewTokenParams
     if (wanted.groups > 0 && groups != wanted.groups) continue;
     const auto bytes = static_cast<size_t>(fit_shared(machine, p, groups, plan));
     if (bytes > machine.shared_bytes) continue;
-    const int resident = std::min(kWgmmaThreads / wgmma_threads(groups),
-                                  static_cast<int>((machine.shared_bytes + 1024) / (bytes + 1024)));
+    const int resident =
+        std::min(kWgmmaThreads / wgmma_threads(groups),
+                 static_cast<int>((machine.shared_bytes + kReservedShared) / (bytes + kReservedShared)));
     for (int slices = 1; slices <= most_slices; ++slices) {
       if (wanted.slices > 0 ? slices != std::min(wanted.slices, most_slices)
                             : slices > 1 && (slices % 2 == 1 || groups < kLeastGroups))

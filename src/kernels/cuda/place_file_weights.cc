@@ -2,11 +2,11 @@
 #include "kernels/cuda/place_file_weights.h"
 
 #include <algorithm>
-#include <chrono>
 #include <numeric>
 #include <optional>
 #include <utility>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "device/cuda_upload.h"
 #include "kernels/cuda/placed_layout.h"
@@ -87,17 +87,12 @@ void queue(CudaStream& stream, const std::vector<Piece>& pieces, uint8_t* device
   upload.finish();
 }
 
-// Seconds since the watch was looked at last.
-class StopWatch {
- public:
-  double lap() {
-    const auto now = std::chrono::steady_clock::now();
-    return std::chrono::duration<double>(now - std::exchange(last_, now)).count();
-  }
-
- private:
-  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
-};
+// Seconds since the watch was started; starts it anew.
+double lap(Stopwatch& watch) {
+  const double seconds = watch.seconds();
+  watch.restart();
+  return seconds;
+}
 
 }  // namespace
 
@@ -120,18 +115,18 @@ PlacedWeights place_file_weights(Stream& stream, std::span<const FileWeight> wei
     if (piece.rows > 0) landed = std::max(landed, piece.bytes);
 
   LoadTimes& times = placed.times;
-  StopWatch watch;
+  Stopwatch watch;
   std::optional<CudaUpload> upload(std::in_place, cuda, reads_of(pieces), static_cast<size_t>(landed));
-  times.page_lock = watch.lap();
+  times.page_lock = lap(watch);
   // One allocation costs less than hundreds, and the first pieces are being read meanwhile.
   auto* device = buffers.emplace_back(stream.allocate(static_cast<size_t>(total))).as<uint8_t>();
-  times.allocate = watch.lap();
+  times.allocate = lap(watch);
   queue(cuda, pieces, device, *upload);
   times.read = upload->times().read;
   times.copy = upload->times().copy;
-  times.queue = watch.lap() - times.read - times.copy;
+  times.queue = lap(watch) - times.read - times.copy;
   upload.reset();
-  times.give_back = watch.lap();
+  times.give_back = lap(watch);
   for (size_t i = 0; i < weights.size(); ++i)
     placed.views[i] = {weights[i].dtype, weights[i].rows, weights[i].columns, device + places[i]};
   return placed;
