@@ -6,7 +6,7 @@ build_packages=(
   g++ cmake ninja-build pkg-config gettext
   nlohmann-json3-dev libtomlplusplus-dev libcli11-dev libspdlog-dev libfmt-dev libcpp-httplib-dev
   libcurl4-openssl-dev libssl-dev libsqlite3-dev prometheus-cpp-dev libpcre2-dev libutf8proc-dev
-  libdnnl-dev libhwy-dev libjs-chart.js
+  libdnnl-dev ocl-icd-opencl-dev libhwy-dev libjs-chart.js
 )
 # (ccache: a build with CUDA compiles little but the kernels once more.)
 test_packages=(python3 python3-yaml libgtest-dev libgmock-dev libbenchmark-dev clang-format git ccache)
