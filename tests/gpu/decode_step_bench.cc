@@ -2,10 +2,11 @@
 // step's likeliest tokens sees it: what a layer adds, and what remains without layers (the embedding, the
 // output matrix, the likeliest tokens, and the host between steps).
 //
-//   gpu_decode_step_bench [users ...]
+//   gpu_decode_step_bench [qlora] [users ...]        qlora: NF4 and an adapter of rank 16 instead
 #include <algorithm>
 #include <cstdio>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/clock.h"
@@ -19,7 +20,7 @@
 namespace onggi {
 namespace {
 
-constexpr int64_t kPast = 512, kSteps = 128, kFewLayers = 1, kMoreLayers = 4;
+constexpr int64_t kPast = 512, kSteps = 128, kFewLayers = 2, kMoreLayers = 18;
 constexpr int64_t kTop = 20;
 
 // Microseconds of a step: the median.
@@ -52,18 +53,25 @@ double time_step(const Compute& compute, const Model& model, int64_t users) {
   return times[times.size() / 2];
 }
 
-void run(const std::vector<int64_t>& users) {
+void run(bool is_qlora, const std::vector<int64_t>& users) {
   ModelConfig config = published_config("qwen3-8b");
   const int64_t layers = config.num_layers;
   ComputeDevice device = open_device("cuda", describe_machine());
   ThreadPool threads(4);
   ComputeSession session(device, threads, Precision::kFast);
-  std::vector<std::shared_ptr<const Model>> models;
+  std::vector<std::shared_ptr<Model>> models;
   for (const int64_t count : {kFewLayers, kMoreLayers}) {
     config.num_layers = count;
-    models.push_back(random_model(config, RandomBody::kQ4_K_M, 1, device.placement()));
+    models.push_back(
+        random_model(config, is_qlora ? RandomBody::kNf4 : RandomBody::kQ4_K_M, 1, device.placement()));
+    if (is_qlora) {
+      models.back()->adapter = std::make_shared<LoraParameters>(config, lora_target_roles(), 16, 16.0);
+      models.back()->adapter->initialise(1);
+      models.back()->adapter->place(device.stream());
+    }
   }
   for (const int64_t count : users) {
+    time_step(session.compute(), *models[1], count);  // the clocks rise
     const double few = time_step(session.compute(), *models[0], count);
     const double more = time_step(session.compute(), *models[1], count);
     const double layer = (more - few) / static_cast<double>(kMoreLayers - kFewLayers);
@@ -79,9 +87,16 @@ void run(const std::vector<int64_t>& users) {
 int main(int argc, char** argv) {
   try {
     std::vector<int64_t> users;
-    for (int i = 1; i < argc; ++i) users.push_back(std::atoll(argv[i]));
+    bool is_qlora = false;
+    for (int i = 1; i < argc; ++i) {
+      if (std::string_view(argv[i]) == "qlora") {
+        is_qlora = true;
+      } else {
+        users.push_back(std::atoll(argv[i]));
+      }
+    }
     if (users.empty()) users = {1, 5, 8, 32, 64};
-    onggi::run(users);
+    onggi::run(is_qlora, users);
     return 0;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());

@@ -242,6 +242,7 @@ void Bench::tokens(int64_t tokens) {
                                                 {.ring_tiles = 2},
                                                 {.ring_tiles = 3},
                                                 {.ring_tiles = 4},
+                                                {.ring_tiles = 6},
                                                 {.fewest_wgmma_tokens = tokens > 8 ? INT_MAX : 1}};
   if (shapes_ == Shapes::kAll)
     for (const int groups : {1, 2, 3, 4})
