@@ -330,9 +330,11 @@ bool run(Request request) {
 
 FewTokenTuning best_tuning(int64_t tokens, DType dtype) {
   if (tokens > kFewTokenSmallMost) return {};
-  // NF4's table takes the room of longer rings.
-  if (tokens <= kMostOwnOperands && dtype == DType::kNF4) return {.ring_tiles = 2};
-  return {.ring_tiles = 3};
+  const bool is_plain = !is_quantized(dtype);
+  if (tokens > kMostOwnOperands)
+    return {.ring_tiles = 3,
+            .fewest_wgmma_tokens = is_plain ? kMostOwnOperands + 1 : FewTokenTuning().fewest_wgmma_tokens};
+  return {.ring_tiles = is_plain || dtype == DType::kNF4 ? kSmallRingMost : 3};
 }
 
 bool few_token_linear(const OpContext& context, const AdaptedLinearArgs& args) {
