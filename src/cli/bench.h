@@ -58,7 +58,7 @@ class Bench {
   void print(const std::string& title) const;
 
  private:
-  TrainingPlan training_plan(const Model& model, int64_t length);
+  TrainingPlan training_plan(int64_t length);
   void run_pass(const Model& model, KvCache& cache, std::span<const SequenceInput> inputs,
                 InferenceBuffers& buffers);
   void add(const std::string& name, double value, const std::string& unit) {

@@ -8,6 +8,8 @@
 namespace onggi {
 namespace {
 
+constexpr int kRank = 16;  // R
+
 // A step of training as the trainer runs it: passes, the gradient's norm, the optimiser.
 class TrainingStep {
  public:
@@ -75,23 +77,22 @@ class TrainingStep {
 
 }  // namespace
 
-TrainingPlan Bench::training_plan(const Model& model, int64_t length) {
+TrainingPlan Bench::training_plan(int64_t length) {
   Config config;
   config.training.gradient_accumulation_steps = options_.accumulation;
   config.training.per_device_train_batch_size = options_.micro_batch;
-  const uint64_t on_device = device_.stream().allocated_bytes();
   TrainingNeeds needs{.model = config_};
-  needs.format =
-      TrainingFormat::of(compute_.ops, device_.device().kind, compute_.precision, model.adapter->rank());
-  needs.weight_bytes = on_device > 0 ? on_device : model.weight_bytes;
-  needs.lora_parameters = model.adapter->values.size();
-  needs.rank = model.adapter->rank();
+  needs.format = TrainingFormat::of(compute_.ops, device_.device().kind, compute_.precision, kRank);
+  needs.weights = measure_random_weights(config_, body("nf4"), device_.device().kind);
+  needs.lora_parameters = lora_parameter_count(config_, lora_target_roles(), kRank);
+  needs.rank = kRank;
   needs.longest_sample = length;
   needs.samples_per_step = options_.accumulation * options_.micro_batch;
   needs.threads = threads_.size();
   if (options_.memory_budget.empty())
-    return plan_for(needs, options_.micro_batch * length,
-                    options_.recompute ? ActivationPolicy::kRecomputeBlocks : ActivationPolicy::kKeepAll);
+    return plan_for(needs, {.tokens = options_.micro_batch * length,
+                            .policy = options_.recompute ? ActivationPolicy::kRecomputeBlocks
+                                                         : ActivationPolicy::kKeepAll});
   const auto budget = parse_byte_size(options_.memory_budget);
   if (!budget) throw UsageError(text("--memory-budget takes a size such as \"8GiB\""));
   needs.budget_bytes = budget->bytes;
@@ -101,13 +102,14 @@ TrainingPlan Bench::training_plan(const Model& model, int64_t length) {
 void Bench::train() {
   const int64_t length = options_.tokens > 0 ? options_.tokens : 256;
   const int64_t samples = options_.accumulation * options_.micro_batch;
-  const auto model = random_model(config_, body("nf4"), 1, device_.placement());
-  model->adapter = std::make_shared<LoraParameters>(config_, lora_target_roles(), 16, 16.0);
+  const TrainingPlan plan = training_plan(length);
+  Placement placement = device_.placement();
+  placement.offloaded_layers = plan.offloaded_layers;
+  const auto model = random_model(config_, body("nf4"), 1, placement);
+  model->adapter = std::make_shared<LoraParameters>(config_, lora_target_roles(), kRank, double{kRank});
   model->adapter->initialise(1);
-  const TrainingPlan plan = training_plan(*model, length);
   const int64_t pass_tokens = plan.tokens_per_pass;
   model->adapter->place(device_.stream());
-  device_.stream().reset_peak();
   std::vector<double> seconds;
   double loss = 0;
   {
@@ -137,6 +139,7 @@ void Bench::train() {
   add(text("share of it"), 100 * rate * operations / limit, "%");
   add(text("memory planned"), static_cast<double>(plan.total_bytes) / 1e6, "MB");
   add(text("peak memory"), static_cast<double>(peak) / 1e6, "MB");
+  add(text("layers offloaded"), static_cast<double>(plan.offloaded_layers), "");
 }
 
 }  // namespace onggi

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "base/text.h"
+#include "device/cuda_prefetch.h"
 #include "device/cuda_staging.h"
 
 namespace onggi {
@@ -232,6 +233,10 @@ void CudaStream::synchronize() {
   expect_not_recording("the stream was waited for");
   activate();
   check(cudaStreamSynchronize(handle_), "cudaStreamSynchronize", "computing");
+}
+
+std::unique_ptr<PrefetchBuffer> CudaStream::make_prefetch_buffer(size_t bytes) {
+  return std::make_unique<CudaPrefetchBuffer>(*this, bytes);
 }
 
 bool CudaStream::begin_recording() {

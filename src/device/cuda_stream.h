@@ -41,6 +41,7 @@ class CudaStream final : public Stream {
   void copy(void* to, const void* from, size_t bytes) override;
   void fill_zero(void* device, size_t bytes) override;
   void synchronize() override;
+  std::unique_ptr<PrefetchBuffer> make_prefetch_buffer(size_t bytes) override;
   uint64_t allocated_bytes() const override { return allocated_bytes_; }
   uint64_t peak_bytes() const override { return peak_bytes_; }
   void reset_peak() override { peak_bytes_ = allocated_bytes_; }

@@ -34,36 +34,6 @@ size_t largest(const std::vector<ReadAhead::Piece>& pieces) {
 
 }  // namespace
 
-CudaEvent::CudaEvent() {
-  check_cuda(cudaEventCreateWithFlags(&handle_, cudaEventDisableTiming), "cudaEventCreate", kUploading);
-}
-
-CudaEvent::~CudaEvent() {
-  if (handle_ != nullptr) cudaEventDestroy(handle_);
-}
-
-void CudaEvent::record(cudaStream_t stream) const {
-  check_cuda(cudaEventRecord(handle_, stream), "cudaEventRecord", kUploading);
-}
-
-void CudaEvent::hold_back(cudaStream_t stream) const {
-  check_cuda(cudaStreamWaitEvent(stream, handle_, 0), "cudaStreamWaitEvent", kUploading);
-}
-
-void CudaEvent::wait() const {
-  check_cuda(cudaEventSynchronize(handle_), "cudaEventSynchronize", kUploading);
-}
-
-CudaUpload::CopyStream::CopyStream() {
-  check_cuda(cudaStreamCreateWithFlags(&handle_, cudaStreamNonBlocking), "cudaStreamCreate", kUploading);
-}
-
-// An error has nobody to go to here; finish() and the caller's stream report those that matter.
-CudaUpload::CopyStream::~CopyStream() {
-  cudaStreamSynchronize(handle_);
-  cudaStreamDestroy(handle_);
-}
-
 CudaUpload::Pinned::Pinned(size_t bytes) {
   void* memory = nullptr;
   check_cuda(cudaHostAlloc(&memory, bytes, cudaHostAllocPortable), "cudaHostAlloc", kUploading);

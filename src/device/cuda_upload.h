@@ -9,29 +9,13 @@
 #include <deque>
 #include <optional>
 #include <thread>
-#include <utility>
 #include <vector>
 
 #include "base/read_ahead.h"
+#include "device/cuda_event.h"
 #include "device/cuda_stream.h"
 
 namespace onggi {
-
-// A point in a stream; without it being recorded, it is past.
-class CudaEvent {
- public:
-  CudaEvent();
-  CudaEvent(CudaEvent&& other) noexcept : handle_(std::exchange(other.handle_, nullptr)) {}
-  ~CudaEvent();
-
-  void record(cudaStream_t stream) const;
-  // What is queued on `stream` from now on comes after this point.
-  void hold_back(cudaStream_t stream) const;
-  void wait() const;
-
- private:
-  cudaEvent_t handle_ = nullptr;
-};
 
 // Where the time of an upload went, in seconds of the caller's thread.
 struct UploadTimes {
@@ -81,17 +65,6 @@ class CudaUpload {
     std::byte* memory = nullptr;
     CudaEvent copied, used;
   };
-  // A stream that is waited for at its end, so that memory it copies from may go afterwards.
-  class CopyStream {
-   public:
-    CopyStream();
-    CopyStream(const CopyStream&) = delete;
-    ~CopyStream();
-    cudaStream_t handle() const { return handle_; }
-
-   private:
-    cudaStream_t handle_ = nullptr;
-  };
   static constexpr size_t kPinned = 16, kPinnedAtFirst = 2, kOnTheWay = 4, kLandings = 8;
 
   void add_pinned();
@@ -105,7 +78,7 @@ class CudaUpload {
   std::array<std::optional<Pinned>, kPinned> pinned_;
   size_t pinned_count_ = 0;  // the pinning thread's, once it runs
   std::vector<Landing> landings_;
-  CopyStream copies_;
+  CudaCopyStream copies_;
   ReadAhead reader_;
   std::jthread pinning_;
 

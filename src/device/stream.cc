@@ -24,6 +24,9 @@ class CpuStream final : public Stream {
     if (bytes > 0) std::memset(device, 0, bytes);
   }
   void synchronize() override {}
+  std::unique_ptr<PrefetchBuffer> make_prefetch_buffer(size_t) override {
+    throw_internal_error("the CPU reads host memory where it lies", __FILE__, __LINE__, "");
+  }
   // The process's resident memory says more than a count here would.
   uint64_t allocated_bytes() const override { return 0; }
   uint64_t peak_bytes() const override { return 0; }

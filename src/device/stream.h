@@ -38,6 +38,19 @@ class Buffer {
   size_t bytes_ = 0;
 };
 
+// Memory on the device that is filled from host memory while the stream computes. Calls are made by the
+// stream's thread, which waits for nothing. Every function throws MachineError for what the device reports.
+class PrefetchBuffer {
+ public:
+  virtual ~PrefetchBuffer() = default;
+  virtual std::byte* data() const = 0;
+  // Begins to fill the buffer once the work that the stream has queued so far is past. `host` lies in memory
+  // of allocate_host(), which stays as it is until the stream has come past the use().
+  virtual void fetch(const void* host, size_t bytes) = 0;
+  // What is queued on the stream from now on finds what was fetched last.
+  virtual void use() = 0;
+};
+
 // A queue of work on one device. Calls are made by one thread at a time. What is queued runs in order; host
 // memory that is copied in may be reused when the call returns, host memory that is copied out is there when
 // the call returns. Every function throws MachineError for what the device reports.
@@ -56,6 +69,9 @@ class Stream {
   virtual void copy(void* to, const void* from, size_t bytes) = 0;  // within the device
   virtual void fill_zero(void* device, size_t bytes) = 0;
   virtual void synchronize() = 0;
+  // Memory of allocate(bytes) with a way of its own to be filled. InternalError on the CPU, where host memory
+  // is the device's.
+  virtual std::unique_ptr<PrefetchBuffer> make_prefetch_buffer(size_t bytes) = 0;
 
   // Bytes of the device's memory that allocate() holds now, and the most that it held; allocate_host() is not
   // counted.

@@ -116,12 +116,15 @@ LoadedModel load_chat_model(const fs::path& path, const LoadOptions& options, Th
     if (const auto mode = think_mode_of_folder(*options.adapter)) loaded.think = *mode;
   }
   if (!loaded.tokenizer.chat_template().empty()) loaded.chat_template = ChatTemplate::of(loaded.tokenizer);
-  if (loaded.tokenizer.vocabulary_size() > loaded.model->config.vocab_size) {
-    throw InputError(
-        text("the tokenizer of {} has {} tokens, but its model only {}; they do not belong together",
-             path.string(), loaded.tokenizer.vocabulary_size(), loaded.model->config.vocab_size));
-  }
+  expect_vocabulary(path, loaded.tokenizer, loaded.model->config);
   return loaded;
+}
+
+void expect_vocabulary(const fs::path& path, const Tokenizer& tokenizer, const ModelConfig& config) {
+  if (tokenizer.vocabulary_size() <= config.vocab_size) return;
+  throw InputError(
+      text("the tokenizer of {} has {} tokens, but its model only {}; they do not belong together",
+           path.string(), tokenizer.vocabulary_size(), config.vocab_size));
 }
 
 Tokenizer load_tokenizer(const fs::path& path) {

@@ -31,6 +31,10 @@ LoadedModel load_chat_model(const std::filesystem::path& path, const LoadOptions
 // The tokenizer of an HF folder or a GGUF file, without the weights.
 Tokenizer load_tokenizer(const std::filesystem::path& path);
 
+// Throws InputError where a tokenizer has more tokens than the model of `path`.
+void expect_vocabulary(const std::filesystem::path& path, const Tokenizer& tokenizer,
+                       const ModelConfig& config);
+
 // The ids of a conversation, with the generation prompt. `render.enable_thinking` absent: as the model was
 // trained. Throws InputError where the model has no chat template.
 std::vector<int32_t> render_prompt(const LoadedModel& model, const nlohmann::ordered_json& messages,

@@ -60,6 +60,9 @@ struct OpTable {
   // Columns that the input rows of adapted linear layers have beyond K, for kernels to use, at this rank of
   // the adapter (0: none).
   int64_t (*row_padding)(Precision, int64_t rank) = [](Precision, int64_t) { return int64_t{0}; };
+  // Memory of the device that the kernels keep from the first product on, besides working memory of single
+  // ops.
+  uint64_t workspace_bytes = 0;
   // Takes a weight from host memory to the stream's device, in the layout that the kernels want, into memory
   // that is appended to `buffers`. null: weights are used where they are.
   WeightView (*place_weight)(Stream& stream, const WeightView& host, std::vector<Buffer>& buffers) = nullptr;

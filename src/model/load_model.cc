@@ -35,20 +35,12 @@ Nf4Storage quantize_to_nf4(const TensorView& tensor, ThreadPool& threads) {
   return encoder.finish();
 }
 
-// A 16-bit tensor as NF4, encoded on the device where it can, else on the host.
-WeightView load_as_nf4(ModelStorage& storage, const Placement& placement, const TensorView& tensor,
-                       const std::string& name, ThreadPool& threads) {
-  const int64_t rows = tensor.shape[0], columns = tensor.shape[1];
-  if (is_quantized(tensor.dtype))
-    throw InputError(
-        text("{} is {} already: QLoRA needs the 16-bit base model", name, dtype_name(tensor.dtype)));
+void check_nf4(const std::string& name, DType dtype, int64_t columns) {
+  if (is_quantized(dtype))
+    throw InputError(text("{} is {} already: QLoRA needs the 16-bit base model", name, dtype_name(dtype)));
   if (columns % kNf4BlockElements != 0)
     throw InputError(
         text("{} has rows of {} values; NF4 needs a multiple of {}", name, columns, kNf4BlockElements));
-  if (placement.ops.encode_nf4 != nullptr)
-    return placement.ops.encode_nf4(placement.stream, {tensor.dtype, rows, columns, tensor.data},
-                                    storage.device_buffers);
-  return own_nf4(storage, placement, quantize_to_nf4(tensor, threads));
 }
 
 // Brings the tensors of a model's files where they belong. Those that go to a device as they are in the file
@@ -56,7 +48,12 @@ WeightView load_as_nf4(ModelStorage& storage, const Placement& placement, const 
 class Loader {
  public:
   Loader(Model& model, NameStyle style, ThreadPool& threads, const Placement& placement)
-      : model_(model), storage_(*model.storage), style_(style), threads_(threads), placement_(placement) {}
+      : model_(model),
+        storage_(*model.storage),
+        style_(style),
+        threads_(threads),
+        placement_(placement),
+        buffers_(model, placement) {}
 
   void load(LoadQuantization quantization) {
     const std::vector<ModelTensor> tensors = model_tensors(model_.config);
@@ -68,20 +65,33 @@ class Loader {
       } else if (quantization == LoadQuantization::kNf4 && is_projection(tensor.role)) {
         assign(model_, tensor, nullptr, load_nf4(tensor, view));
       } else if (placement_.ops.place_weight == nullptr) {
-        assign(model_, tensor, nullptr, {view.dtype, view.shape[0], view.shape[1], view.data});
+        assign(model_, tensor, nullptr, view_of(view));
+      } else if (buffers_.offloads(tensor)) {
+        assign(model_, tensor, nullptr,
+               placement_.ops.place_weight(placement_.stream, view_of(view), buffers_.of(tensor)));
       } else if (stays_on_host(model_.config, tensor.role, view.dtype)) {
         assign(model_, tensor, nullptr, read_to_host(file_weight(tensor)));
       } else {
         waiting_.push_back(tensor);
       }
     }
+    buffers_.finish();
     place_waiting();
   }
 
  private:
+  static WeightView view_of(const TensorView& tensor) {
+    return {tensor.dtype, tensor.shape[0], tensor.shape[1], tensor.data};
+  }
+
+  // A 16-bit tensor as NF4, encoded on the device where it can, else on the host.
   WeightView load_nf4(const ModelTensor& tensor, const TensorView& view) {
     const std::string& name = tensor.name(style_);
-    const WeightView weight = load_as_nf4(storage_, placement_, view, name, threads_);
+    check_nf4(name, view.dtype, view.shape[1]);
+    std::vector<Buffer>& buffers = buffers_.of(tensor);
+    const WeightView weight = placement_.ops.encode_nf4 != nullptr
+                                  ? placement_.ops.encode_nf4(placement_.stream, view_of(view), buffers)
+                                  : own_nf4(storage_, placement_, quantize_to_nf4(view, threads_), buffers);
     storage_.source->release(name);
     return weight;
   }
@@ -121,6 +131,7 @@ class Loader {
   const NameStyle style_;
   ThreadPool& threads_;
   const Placement& placement_;
+  WeightBuffers buffers_;
   std::vector<ModelTensor> waiting_;
 };
 
@@ -141,6 +152,18 @@ NameStyle open_model(const std::filesystem::path& path, Model& model) {
 }
 
 }  // namespace
+
+WeightMemory measure_weights(const std::filesystem::path& path, LoadQuantization quantization,
+                             DeviceKind device) {
+  Model model;
+  model.storage = std::make_shared<ModelStorage>();
+  const NameStyle style = open_model(path, model);
+  return measure_weights(model.config, device, [&](const ModelTensor& tensor) {
+    return quantization == LoadQuantization::kNf4 && is_projection(tensor.role)
+               ? DType::kNF4
+               : model.storage->source->info(tensor.name(style)).dtype;
+  });
+}
 
 std::shared_ptr<Model> load_model(const std::filesystem::path& path, const LoadOptions& options,
                                   ThreadPool& threads, const Placement& placement) {

@@ -11,6 +11,16 @@
 
 namespace onggi {
 
+uint64_t lora_parameter_count(const ModelConfig& config, const std::vector<TensorRole>& targets,
+                              int64_t rank) {
+  int64_t per_layer = 0;
+  for (const TensorRole role : targets) {
+    const Shape shape = model_tensor(config, role, 0).shape;
+    per_layer += rank * (shape[0] + shape[1]);
+  }
+  return static_cast<uint64_t>(config.num_layers * per_layer);
+}
+
 LoraParameters::LoraParameters(const ModelConfig& config, const std::vector<TensorRole>& targets,
                                int64_t rank, double alpha)
     : targets_(targets), rank_(rank), alpha_(alpha) {

@@ -21,6 +21,10 @@ struct LoraEntry {
   int64_t a_offset, b_offset;  // elements from the start of the flat array; a is [R, K], b is [N, R]
 };
 
+// Elements of the pairs of a rank on these roles of every layer.
+uint64_t lora_parameter_count(const ModelConfig& config, const std::vector<TensorRole>& targets,
+                              int64_t rank);
+
 class LoraParameters {
  public:
   // Zero pairs on the given roles of every layer. target roles are linear roles (kQ ... kDown).

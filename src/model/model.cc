@@ -1,5 +1,7 @@
 #include "model/model.h"
 
+#include <type_traits>
+
 #include "base/error.h"
 
 namespace onggi {
@@ -22,6 +24,19 @@ const WeightView& LayerWeights::linear(TensorRole role) const {
       return down;
     default:
       throw_internal_error("role is a projection", __FILE__, __LINE__, "");
+  }
+}
+
+void LayerWeights::move(std::span<const std::byte> from, const std::byte* to) {
+  const auto rebase = [&](auto*& part) {
+    const auto* at = reinterpret_cast<const std::byte*>(part);
+    if (at < from.data() || at >= from.data() + from.size()) return;
+    part = reinterpret_cast<std::remove_reference_t<decltype(part)>>(to + (at - from.data()));
+  };
+  for (WeightView* weight : {&query, &key, &value, &output, &gate, &up, &down}) {
+    rebase(weight->data);
+    rebase(weight->nf4_absmax);
+    rebase(weight->nf4_nested_absmax);
   }
 }
 

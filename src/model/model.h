@@ -2,9 +2,12 @@
 // any. The same object is trained on, validated and served; only the weights differ.
 #pragma once
 
+#include <cstddef>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -28,8 +31,14 @@ struct LayerWeights {
   WeightView gate;              // [F, C]
   WeightView up;                // [F, C]
   WeightView down;              // [C, F]
+  // Of an offloaded layer: the page-locked memory that all its projections lie in. Kernels can read them
+  // there, at the bus's speed; training passes bring them to the device (streamed_layers.h). Empty: they are
+  // where kernels read them best.
+  std::span<const std::byte> host_memory;
 
   const WeightView& linear(TensorRole role) const;  // kQ ... kDown
+  // Has the projections' parts that lie in `from` lie at `to`, in the same places.
+  void move(std::span<const std::byte> from, const std::byte* to);
 };
 
 class ModelStorage;  // owns maps and buffers (model.cc)
@@ -58,16 +67,30 @@ enum class LoadQuantization {
 };
 
 // Where a model's weights go: they stay in host memory for the CPU's kernels, and are taken to the stream's
-// device, in the layout that its kernels want, for others.
+// device, in the layout that its kernels want, for others. There the projections of some layers may be
+// offloaded: they lie, in the same layout, in page-locked host memory.
 struct Placement {
   const OpTable& ops = cpu_ops();
   Stream& stream = cpu_stream();
+  int64_t offloaded_layers = 0;
 };
 
 struct LoadOptions {
   LoadQuantization quantization = LoadQuantization::kAsStored;
   std::optional<std::filesystem::path> adapter;  // a PEFT adapter folder
 };
+
+// What a model's weights take where kernels read them, in bytes, before any are read.
+struct WeightMemory {
+  uint64_t total = 0;  // with all layers there
+  uint64_t layer = 0;  // what offloading one layer takes away
+};
+// Of load_model(). Reads the headers of the files alone; throws InputError as it does.
+WeightMemory measure_weights(const std::filesystem::path& path, LoadQuantization quantization,
+                             DeviceKind device);
+// Of tensors of these dtypes.
+WeightMemory measure_weights(const ModelConfig& config, DeviceKind device,
+                             const std::function<DType(const ModelTensor&)>& dtype_of);
 
 // Loads an HF folder (config.json + safetensors) or a GGUF file. Never holds a second copy of the model: NF4
 // takes one tensor's fp32 rows at a time. Throws InputError for what is missing, misshapen or not supported.
@@ -76,6 +99,7 @@ std::shared_ptr<Model> load_model(const std::filesystem::path& path, const LoadO
 
 // A model of this shape with random weights of a dtype (benchmarks, tests): normal with deviation 0.02.
 enum class RandomBody { kBF16, kNf4, kQ4_K_M, kQ8_0 };
+WeightMemory measure_random_weights(const ModelConfig& config, RandomBody body, DeviceKind device);
 std::shared_ptr<Model> random_model(const ModelConfig& config, RandomBody body, uint64_t seed,
                                     const Placement& placement = {});
 

@@ -8,8 +8,12 @@
 namespace onggi {
 namespace {
 
-// The dtype of a projection in a random model.
-DType body_dtype(RandomBody body, TensorRole role, int64_t layer) {
+// The dtype of a matrix in a random model.
+DType dtype_of(RandomBody body, const ModelTensor& tensor) {
+  if (!is_projection(tensor.role))
+    return body == RandomBody::kQ4_K_M ? DType::kQ6_K
+           : body == RandomBody::kQ8_0 ? DType::kQ8_0
+                                       : DType::kBF16;
   switch (body) {
     case RandomBody::kBF16:
       return DType::kBF16;
@@ -19,7 +23,8 @@ DType body_dtype(RandomBody body, TensorRole role, int64_t layer) {
       return DType::kQ8_0;
     case RandomBody::kQ4_K_M:
       // As in a Q4_K_M file, about half of the value and down projections carry six bits.
-      if ((role == TensorRole::kV || role == TensorRole::kDown) && layer % 2 == 0) return DType::kQ6_K;
+      if ((tensor.role == TensorRole::kV || tensor.role == TensorRole::kDown) && tensor.layer % 2 == 0)
+        return DType::kQ6_K;
       return DType::kQ4_K;
   }
   return DType::kBF16;
@@ -51,11 +56,12 @@ Nf4Storage repeated_nf4(int64_t rows, int64_t columns, const std::vector<float>&
 // A random matrix. Only a few rows are drawn and encoded; the others repeat them, which costs as much to
 // read.
 WeightView random_weight(ModelStorage& storage, const Placement& placement, const ModelTensor& tensor,
-                         DType dtype, Random& random, const ModelConfig& config) {
+                         DType dtype, Random& random, const ModelConfig& config,
+                         std::vector<Buffer>& buffers) {
   const int64_t rows = tensor.shape[0], columns = tensor.shape[1];
   std::vector<float> values(static_cast<size_t>(kDistinctRows * columns));
   for (float& value : values) value = 0.02f * random.normal();
-  if (dtype == DType::kNF4) return own_nf4(storage, placement, repeated_nf4(rows, columns, values));
+  if (dtype == DType::kNF4) return own_nf4(storage, placement, repeated_nf4(rows, columns, values), buffers);
   const auto row_bytes = static_cast<size_t>(dtype_bytes(dtype, columns));
   std::vector<std::byte> encoded(kDistinctRows * row_bytes);
   for (int64_t row = 0; row < kDistinctRows; ++row)
@@ -65,12 +71,16 @@ WeightView random_weight(ModelStorage& storage, const Placement& placement, cons
   for (int64_t row = 0; row < rows; ++row)
     std::memcpy(data + static_cast<size_t>(row) * row_bytes,
                 encoded.data() + static_cast<size_t>(row % kDistinctRows) * row_bytes, row_bytes);
-  const WeightView weight = own_weight(storage, placement, config, tensor.role, {dtype, rows, columns, data});
+  const WeightView weight = own_weight(placement, config, tensor.role, {dtype, rows, columns, data}, buffers);
   if (weight.data != data) storage.free_last();
   return weight;
 }
 
 }  // namespace
+
+WeightMemory measure_random_weights(const ModelConfig& config, RandomBody body, DeviceKind device) {
+  return measure_weights(config, device, [&](const ModelTensor& tensor) { return dtype_of(body, tensor); });
+}
 
 std::shared_ptr<Model> random_model(const ModelConfig& config, RandomBody body, uint64_t seed,
                                     const Placement& placement) {
@@ -83,6 +93,7 @@ std::shared_ptr<Model> random_model(const ModelConfig& config, RandomBody body, 
   uint64_t stream = 0;
   const std::vector<ModelTensor> tensors = model_tensors(config);
   Norms norms(*storage, placement, tensors);
+  WeightBuffers buffers(*model, placement);
   for (const ModelTensor& tensor : tensors) {
     Random random(seed, stream++);
     if (is_norm(tensor.role)) {
@@ -91,13 +102,11 @@ std::shared_ptr<Model> random_model(const ModelConfig& config, RandomBody body, 
       assign(*model, tensor, norm, {});
       continue;
     }
-    DType dtype = body_dtype(body, tensor.role, tensor.layer);
-    if (!is_projection(tensor.role))
-      dtype = body == RandomBody::kQ4_K_M ? DType::kQ6_K
-              : body == RandomBody::kQ8_0 ? DType::kQ8_0
-                                          : DType::kBF16;
-    assign(*model, tensor, nullptr, random_weight(*storage, placement, tensor, dtype, random, config));
+    assign(*model, tensor, nullptr,
+           random_weight(*storage, placement, tensor, dtype_of(body, tensor), random, config,
+                         buffers.of(tensor)));
   }
+  buffers.finish();
   finish(*model);
   return model;
 }

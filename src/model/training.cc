@@ -25,10 +25,12 @@ class Pass {
         stream_(compute.stream()),
         dropout_(dropout),
         a_(memory.arrays()),
+        layers_(memory.layers()),
         keeps_all_(memory.policy() == ActivationPolicy::kKeepAll),
         tokens_(static_cast<int64_t>(batch.tokens.size())),
         padding_(compute.ops.row_padding(compute.precision, model.adapter ? model.adapter->rank() : 0)) {
     ONGGI_CHECK(tokens_ > 0 && tokens_ <= memory.max_tokens(), "the batch fits the planned memory");
+    ONGGI_CHECK(&layers_.model() == &model, "the memory was made for this model");
     ONGGI_CHECK(batch.segment_starts.size() >= 2 && batch.segment_starts.back() == tokens_);
     take_in(batch);
   }
@@ -49,7 +51,7 @@ class Pass {
     return a_.blocks[keeps_all_ ? static_cast<size_t>(index) : 0];
   }
   BlockActivations& block(int64_t index) { return a_.blocks[keeps_all_ ? static_cast<size_t>(index) : 0]; }
-  const LayerWeights& layer(int64_t index) const { return model_.layers[static_cast<size_t>(index)]; }
+  const LayerWeights& layer(int64_t index) const { return layers_[index]; }
 
   void take_in(const TrainingBatch& batch);
   void forward_block(int64_t index);
@@ -82,6 +84,7 @@ class Pass {
   Stream& stream_;
   const DropoutState& dropout_;
   TrainingMemory::Arrays& a_;
+  StreamedLayers& layers_;
   bool keeps_all_;
   int64_t tokens_;
   int64_t padding_;          // of the rows of linears' inputs
@@ -267,7 +270,12 @@ void Pass::forward_block(int64_t index) {
 
 void Pass::forward() {
   run_embedding(model_, compute_, a_.tokens, tokens_, a_.block_inputs[0]);
-  for (int64_t index = 0; index < config_.num_layers; ++index) forward_block(index);
+  layers_.begin(StreamedLayers::Direction::kForward);
+  for (int64_t index = 0; index < config_.num_layers; ++index) {
+    layers_.enter(index);
+    forward_block(index);
+    layers_.leave(index);
+  }
 }
 
 void Pass::loss(const float* gradient_scale, float* per_label) {
@@ -395,7 +403,12 @@ void Pass::backward_block(int64_t index) {
 
 void Pass::backward(float* gradient) {
   gradient_ = gradient;
-  for (int64_t index = config_.num_layers - 1; index >= 0; --index) backward_block(index);
+  layers_.begin(StreamedLayers::Direction::kBackward);
+  for (int64_t index = config_.num_layers - 1; index >= 0; --index) {
+    layers_.enter(index);
+    backward_block(index);
+    layers_.leave(index);
+  }
 }
 
 void Pass::all_logits(float* logits) {

@@ -6,6 +6,7 @@
 #include <span>
 
 #include "model/model.h"
+#include "model/streamed_layers.h"
 
 namespace onggi {
 
@@ -30,8 +31,9 @@ enum class ActivationPolicy {
 // How a device stores what a pass keeps.
 struct TrainingFormat {
   DeviceKind device = DeviceKind::kCpu;
-  DType dtype = DType::kF32;  // of activations
-  int64_t row_padding = 0;    // OpTable::row_padding
+  DType dtype = DType::kF32;     // of activations
+  int64_t row_padding = 0;       // OpTable::row_padding
+  uint64_t workspace_bytes = 0;  // OpTable::workspace_bytes
 
   static TrainingFormat of(const OpTable& ops, DeviceKind device, Precision precision, int64_t rank);
 };
@@ -48,14 +50,15 @@ struct TrainingShape {
 // Working memory of passes on one device. Planned from the configuration, allocated once.
 class TrainingMemory {
  public:
-  // Room for passes of at most max_tokens tokens.
+  // Room for passes over the model, which outlives it, of at most max_tokens tokens.
   TrainingMemory(const Model& model, const Compute& compute, int64_t max_tokens, ActivationPolicy policy);
   ~TrainingMemory();
-  // What the constructor would allocate, in bytes.
+  // What the constructor would allocate, in bytes, besides the buffers for offloaded layers.
   static uint64_t bytes(const TrainingShape& shape);
 
   struct Arrays;
   Arrays& arrays() { return *arrays_; }
+  StreamedLayers& layers() { return layers_; }
   int64_t max_tokens() const { return max_tokens_; }
   ActivationPolicy policy() const { return policy_; }
   // The sum of the losses of all passes since the last call. Waits for the device: once per step.
@@ -66,6 +69,7 @@ class TrainingMemory {
   ActivationPolicy policy_;
   Stream& stream_;
   std::unique_ptr<Arrays> arrays_;
+  StreamedLayers layers_;
 };
 
 // Labels of a batch.

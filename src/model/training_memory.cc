@@ -114,7 +114,7 @@ int64_t carve(std::byte* base, const TrainingShape& plan, TrainingMemory::Arrays
 }  // namespace
 
 TrainingFormat TrainingFormat::of(const OpTable& ops, DeviceKind device, Precision precision, int64_t rank) {
-  return {device, ops.activation_dtype(precision), ops.row_padding(precision, rank)};
+  return {device, ops.activation_dtype(precision), ops.row_padding(precision, rank), ops.workspace_bytes};
 }
 
 TrainingMemory::TrainingMemory(const Model& model, const Compute& compute, int64_t max_tokens,
@@ -122,7 +122,8 @@ TrainingMemory::TrainingMemory(const Model& model, const Compute& compute, int64
     : max_tokens_(max_tokens),
       policy_(policy),
       stream_(compute.stream()),
-      arrays_(std::make_unique<Arrays>()) {
+      arrays_(std::make_unique<Arrays>()),
+      layers_(model, stream_) {
   ONGGI_CHECK(max_tokens > 0);
   const int64_t rank = model.adapter ? model.adapter->rank() : 0;
   const TrainingFormat format =

@@ -1,18 +1,20 @@
 #include "model/weights.h"
 
+#include <algorithm>
 #include <cstring>
 #include <utility>
 
 #include "blocks/nf4.h"
+#include "model/streamed_layers.h"
 
 namespace onggi {
 namespace {
 
-constexpr size_t kAlignment = 256;  // of a norm on the device
+constexpr uint64_t kAlignment = 256;  // of what has memory of its own on a device
 
-size_t device_bytes(size_t elements) {
-  return (elements * sizeof(float) + kAlignment - 1) / kAlignment * kAlignment;
-}
+uint64_t aligned(uint64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+
+size_t norm_bytes(size_t elements) { return aligned(elements * sizeof(float)); }
 
 WeightView view_of(const Nf4Storage& weight) {
   return {DType::kNF4,
@@ -24,13 +26,21 @@ WeightView view_of(const Nf4Storage& weight) {
           weight.offset};
 }
 
-uint64_t weight_bytes(const WeightView& weight) {
-  uint64_t bytes = static_cast<uint64_t>(dtype_bytes(weight.dtype, weight.rows * weight.columns));
-  if (weight.dtype == DType::kNF4) {
-    const auto blocks = static_cast<uint64_t>(weight.rows * weight.columns / kNf4BlockElements);
-    bytes += blocks + (blocks + kNf4NestedBlocks - 1) / kNf4NestedBlocks * sizeof(float);
+// Of the arrays of a weight: the values, and NF4's scales.
+std::vector<uint64_t> array_bytes(DType dtype, int64_t elements) {
+  std::vector<uint64_t> bytes{static_cast<uint64_t>(dtype_bytes(dtype, elements))};
+  if (dtype == DType::kNF4) {
+    const auto blocks = static_cast<uint64_t>(elements / kNf4BlockElements);
+    bytes.push_back(blocks);
+    bytes.push_back((blocks + kNf4NestedBlocks - 1) / kNf4NestedBlocks * sizeof(float));
   }
   return bytes;
+}
+
+uint64_t weight_bytes(const WeightView& weight) {
+  uint64_t sum = 0;
+  for (const uint64_t bytes : array_bytes(weight.dtype, weight.rows * weight.columns)) sum += bytes;
+  return sum;
 }
 
 }  // namespace
@@ -49,21 +59,51 @@ Norms::Norms(ModelStorage& storage, const Placement& placement, const std::vecto
   if (placement.ops.place_weight == nullptr) return;
   size_t bytes = 0;
   for (const ModelTensor& tensor : tensors)
-    if (is_norm(tensor.role)) bytes += device_bytes(static_cast<size_t>(element_count(tensor.shape)));
+    if (is_norm(tensor.role)) bytes += norm_bytes(static_cast<size_t>(element_count(tensor.shape)));
   next_ = storage.device_buffers.emplace_back(placement.stream.allocate(bytes)).as<std::byte>();
 }
 
 const float* Norms::own(std::vector<float> weight) {
   const std::vector<float>& values = storage_.norms.emplace_back(std::move(weight));
   if (next_ == nullptr) return values.data();
-  std::byte* const at = std::exchange(next_, next_ + device_bytes(values.size()));
+  std::byte* const at = std::exchange(next_, next_ + norm_bytes(values.size()));
   placement_.stream.copy_in(at, values.data(), values.size() * sizeof(float));
   return reinterpret_cast<const float*>(at);
 }
 
-WeightView own_nf4(ModelStorage& storage, const Placement& placement, Nf4Storage weight) {
+bool WeightBuffers::offloads(const ModelTensor& tensor) const {
+  return placement_.ops.place_weight != nullptr &&
+         is_offloaded(tensor.layer, model_.config.num_layers, placement_.offloaded_layers);
+}
+
+std::vector<Buffer>& WeightBuffers::of(const ModelTensor& tensor) {
+  if (tensor.layer != layer_) finish();
+  if (!offloads(tensor)) return model_.storage->device_buffers;
+  layer_ = tensor.layer;
+  return on_the_way_;
+}
+
+void WeightBuffers::finish() {
+  if (on_the_way_.empty()) return;
+  Stream& stream = placement_.stream;
+  uint64_t bytes = 0;
+  for (const Buffer& buffer : on_the_way_) bytes += aligned(buffer.bytes());
+  Buffer& host = model_.storage->device_buffers.emplace_back(stream.allocate_host(bytes));
+  auto* to = host.as<std::byte>();
+  LayerWeights& layer = model_.layers[static_cast<size_t>(layer_)];
+  layer.host_memory = {to, bytes};
+  for (const Buffer& buffer : on_the_way_) {
+    stream.copy(to, buffer.data(), buffer.bytes());
+    layer.move({buffer.as<std::byte>(), buffer.bytes()}, to);
+    to += aligned(buffer.bytes());
+  }
+  on_the_way_.clear();  // which waits for the copies
+}
+
+WeightView own_nf4(ModelStorage& storage, const Placement& placement, Nf4Storage weight,
+                   std::vector<Buffer>& buffers) {
   if (placement.ops.place_weight != nullptr)
-    return placement.ops.place_weight(placement.stream, view_of(weight), storage.device_buffers);
+    return placement.ops.place_weight(placement.stream, view_of(weight), buffers);
   return view_of(storage.keep(std::move(weight)));
 }
 
@@ -72,17 +112,35 @@ bool stays_on_host(const ModelConfig& config, TensorRole role, DType dtype) {
          dtype != DType::kNF4;
 }
 
-WeightView own_weight(ModelStorage& storage, const Placement& placement, const ModelConfig& config,
-                      TensorRole role, const WeightView& weight) {
+WeightView own_weight(const Placement& placement, const ModelConfig& config, TensorRole role,
+                      const WeightView& weight, std::vector<Buffer>& buffers) {
   if (placement.ops.place_weight == nullptr) return weight;
   if (!stays_on_host(config, role, weight.dtype))
-    return placement.ops.place_weight(placement.stream, weight, storage.device_buffers);
+    return placement.ops.place_weight(placement.stream, weight, buffers);
   const auto bytes = static_cast<size_t>(dtype_bytes(weight.dtype, weight.rows * weight.columns));
-  Buffer& buffer = storage.device_buffers.emplace_back(placement.stream.allocate_host(bytes));
+  Buffer& buffer = buffers.emplace_back(placement.stream.allocate_host(bytes));
   std::memcpy(buffer.data(), weight.data, bytes);
   WeightView placed = weight;
   placed.data = buffer.data();
   return placed;
+}
+
+WeightMemory measure_weights(const ModelConfig& config, DeviceKind device,
+                             const std::function<DType(const ModelTensor&)>& dtype_of) {
+  const bool on_device = device != DeviceKind::kCpu;
+  WeightMemory memory;
+  std::vector<uint64_t> layers(static_cast<size_t>(config.num_layers));
+  for (const ModelTensor& tensor : model_tensors(config)) {
+    const DType dtype = is_norm(tensor.role) ? DType::kF32 : dtype_of(tensor);
+    if (on_device && stays_on_host(config, tensor.role, dtype)) continue;
+    for (const uint64_t bytes : array_bytes(dtype, element_count(tensor.shape))) {
+      const uint64_t taken = on_device ? aligned(bytes) : bytes;
+      memory.total += taken;
+      if (is_projection(tensor.role)) layers[static_cast<size_t>(tensor.layer)] += taken;
+    }
+  }
+  memory.layer = *std::max_element(layers.begin(), layers.end());
+  return memory;
 }
 
 void assign(Model& model, const ModelTensor& tensor, const float* norm, const WeightView& weight) {

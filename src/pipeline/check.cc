@@ -74,13 +74,12 @@ TrainingFormat training_format(const Config& config, const Device& device) {
 }
 
 ModelPlan plan_model(const Config& config, const PlannedModel& planned, const CheckReport& report) {
-  ModelPlan plan{planned.name, planned.origin, measure_model(planned.model, config), {}};
-  const int threads = static_cast<int>(config.threads.value_or(report.machine.cpu.usable_cpus));
-  plan.stages =
-      judge_stages(estimate_stages({config, planned.model, threads,
-                                    training_format(config, report.device.device), planned.is_local}),
-                   report);
-  return plan;
+  const EstimateInputs inputs{config, planned.model,
+                              static_cast<int>(config.threads.value_or(report.machine.cpu.usable_cpus)),
+                              training_format(config, report.device.device), planned.is_local};
+  return {planned.name, planned.origin, measure_model(planned.model, config),
+          judge_stages(estimate_stages(inputs), report),
+          plan_training_within(inputs, report.memory_available)};
 }
 
 SeedRow seed_row(const Config& config, const ModelRequirements& requirements, const CheckReport& report) {

@@ -53,6 +53,7 @@ struct ModelPlan {
   std::string origin;  // for people: where its dimensions are from
   ModelSize size;
   std::vector<StageVerdict> stages;
+  std::optional<TrainingPlan> training;  // within the memory that there is
 };
 
 struct SeedRow {

@@ -165,13 +165,21 @@ ordered_json plan_json(const ModelPlan& plan) {
                       {"disk_verdict", verdict_name(stage.disk)},
                       {"verdict", verdict_name(stage.overall())}});
   }
+  ordered_json training(nullptr);
+  if (plan.training)
+    training = {{"bytes", plan.training->total_bytes},
+                {"tokens_per_pass", plan.training->tokens_per_pass},
+                {"blocks_recomputed", plan.training->policy == ActivationPolicy::kRecomputeBlocks},
+                {"offloaded_layers", plan.training->offloaded_layers},
+                {"host_bytes", plan.training->on_host.bytes}};
   return {{"model", plan.model},
           {"origin", plan.origin},
           {"parameters", plan.size.parameters},
           {"lora_parameters", plan.size.lora_parameters},
           {"bytes_16bit", plan.size.bytes_16bit},
           {"bytes_training", plan.size.bytes_training},
-          {"stages", stages}};
+          {"stages", stages},
+          {"training", training}};
 }
 
 ordered_json seed_json(const SeedRow& row) {
@@ -204,6 +212,7 @@ std::string CheckReport::to_text() const {
          text("The plan for {} ({} parameters, {})", plan->model, parameters_text(plan->size.parameters),
               plan->origin) +
          "\n" + align_rows(plan_table(*plan), 2);
+  if (plan->training) out += "\n" + text("Training here: {}", plan->training->strategy_text()) + "\n";
   return out;
 }
 

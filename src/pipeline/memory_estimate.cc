@@ -7,7 +7,6 @@
 #include "model/inference.h"
 #include "model/tensor_names.h"
 #include "quantize/recipes.h"
-#include "train/memory_plan.h"
 
 namespace onggi {
 
@@ -63,7 +62,9 @@ uint64_t streaming_peak(const EstimateInputs& in, ThroughNf4 through) {
 TrainingNeeds training_needs(const EstimateInputs& in, const ModelSize& size) {
   TrainingNeeds needs{in.model};
   needs.format = in.format;
-  needs.weight_bytes = size.bytes_training;
+  needs.weights = measure_weights(in.model, in.format.device, [&](const ModelTensor& tensor) {
+    return in.config.quantization.load_in_4bit && is_projection(tensor.role) ? DType::kNF4 : DType::kBF16;
+  });
   needs.lora_parameters = size.lora_parameters;
   needs.rank = in.config.lora.r;
   needs.longest_sample = in.config.cutoff_len;
@@ -76,14 +77,9 @@ TrainingNeeds training_needs(const EstimateInputs& in, const ModelSize& size) {
 
 StageNeed train_need(const EstimateInputs& in, const ModelSize& size) {
   const TrainingNeeds needs = training_needs(in, size);
-  Config frugal = in.config;
-  frugal.training.packing = false;
-  if (frugal.training.gradient_checkpointing == TrainingConfig::Checkpointing::kAuto) {
-    frugal.training.gradient_checkpointing = TrainingConfig::Checkpointing::kOn;
-  }
   StageNeed need{"train"};
   need.memory_full = kProgram + plan_training(in.config, needs).total_bytes;
-  need.memory_minimum = std::min(need.memory_full, kProgram + plan_training(frugal, needs).total_bytes);
+  need.memory_minimum = std::min(need.memory_full, kProgram + smallest_plan(in.config, needs).total_bytes);
   // A checkpoint holds the adapter and two moments, in fp32; the folder itself holds the adapter once more.
   const auto checkpoints = static_cast<uint64_t>(
       (in.config.training.max_steps + in.config.training.save_steps - 1) / in.config.training.save_steps);
@@ -106,12 +102,17 @@ ModelSize measure_model(const ModelConfig& model, const Config& config) {
     size.parameters += elements;
     const bool in_4bit = config.quantization.load_in_4bit && is_projection(tensor.role);
     size.bytes_training += in_4bit ? nf4_bytes(elements) : 2 * elements;
-    if (std::find(targets.begin(), targets.end(), tensor.role) != targets.end()) {
-      size.lora_parameters += static_cast<uint64_t>(config.lora.r * (tensor.shape[0] + tensor.shape[1]));
-    }
   }
   size.bytes_16bit = 2 * size.parameters;
+  size.lora_parameters = lora_parameter_count(model, targets, config.lora.r);
   return size;
+}
+
+std::optional<TrainingPlan> plan_training_within(const EstimateInputs& in, uint64_t memory) {
+  TrainingNeeds needs = training_needs(in, measure_model(in.model, in.config));
+  needs.budget_bytes = memory;
+  if (smallest_plan(in.config, needs).total_bytes > memory) return std::nullopt;
+  return plan_training(in.config, needs);
 }
 
 std::vector<StageNeed> estimate_stages(const EstimateInputs& in) {

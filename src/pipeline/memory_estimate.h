@@ -2,11 +2,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "config/config.h"
-#include "model/training.h"
+#include "train/memory_plan.h"
 
 namespace onggi {
 
@@ -37,5 +38,9 @@ struct EstimateInputs {
 };
 // The stages that use memory or disk, in their order: setup, train, validate, merge, convert, deploy.
 std::vector<StageNeed> estimate_stages(const EstimateInputs& inputs);
+
+// How samples of cutoff_len tokens would be trained within so many bytes of the device's memory; none: not at
+// all.
+std::optional<TrainingPlan> plan_training_within(const EstimateInputs& inputs, uint64_t memory);
 
 }  // namespace onggi

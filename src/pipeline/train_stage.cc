@@ -32,10 +32,9 @@ StageOutcome run_train(StageContext& context) {
   const fs::path base = base_folder(context);
   const std::string base_hash = require_results(context, "setup").value("weights_sha256", "");
 
-  LoadedModel loaded = load_chat_model(base, {.quantization = base_quantization(config), .adapter = {}},
-                                       context.threads, context.device.placement());
-  const ChatTemplate chat = ChatTemplate::of(loaded.tokenizer);
-  StageData data = load_stage_data(config, loaded.tokenizer, chat);
+  const Tokenizer tokenizer = load_tokenizer(base);
+  const ChatTemplate chat = ChatTemplate::of(tokenizer);
+  StageData data = load_stage_data(config, tokenizer, chat);
   context.reporter.say(data.training_samples.report.to_text());
   std::vector<Sample>& samples = data.training_samples.samples;
   const std::vector<Sample> validation =
@@ -45,7 +44,20 @@ StageOutcome run_train(StageContext& context) {
       sha256_hex(base_hash + data.training.sha256 + sha256_hex(chat.text()) +
                  std::string(name_of(data.training.think)) + std::to_string(config.cutoff_len) +
                  (config.data.train_on_prompt ? "all" : "answers") + config.data.system);
+  const TrainData train_data{samples, validation, fingerprint};
   ComputeSession session(context.device, context.threads, training_precision(config));
+
+  // What is left of the memory decides where the weights go.
+  const LoadQuantization quantization = base_quantization(config);
+  const TrainingPlan plan = plan_run(config, read_hf_config(base),
+                                     measure_weights(base, quantization, context.device.device().kind),
+                                     train_data, session.compute(), context.memory_budget());
+  context.reporter.say(plan.to_text());
+  Placement placement = context.device.placement();
+  placement.offloaded_layers = plan.offloaded_layers;
+  const std::shared_ptr<Model> model =
+      load_model(base, {.quantization = quantization, .adapter = {}}, context.threads, placement);
+  expect_vocabulary(base, tokenizer, model->config);
   double smoothed = 0;
   const auto on_step = [&](const StepRecord& record) {
     smoothed = record.step == 1 || smoothed == 0 ? record.loss : 0.9 * smoothed + 0.1 * record.loss;
@@ -58,10 +70,8 @@ StageOutcome run_train(StageContext& context) {
                               static_cast<uint64_t>(config.training.max_steps), "");
   };
   const fs::path folder = config.adapter_dir();
-  const TrainResult result = train(config, *loaded.model, {samples, validation, fingerprint},
-                                   session.compute(), folder, context.memory_budget(), on_step);
+  const TrainResult result = train(config, *model, train_data, session.compute(), folder, plan, on_step);
   context.reporter.progress_ends();
-  context.reporter.say(result.plan.to_text());
   if (result.resumed_from > 0) context.reporter.say(text("resumed from step {}", result.resumed_from));
   context.reporter.say(text("loss {:.4f} -> {:.4f} in {} steps, {:.0f} tok/s", result.first_loss,
                             result.final_loss, result.steps, result.tokens_per_second));
@@ -77,7 +87,8 @@ StageOutcome run_train(StageContext& context) {
                      {"tokens_per_s", result.tokens_per_second},
                      {"stopped_early", result.stopped_early},
                      {"best_step", result.best_step},
-                     {"planned_bytes", result.plan.total_bytes},
+                     {"planned_bytes", plan.total_bytes},
+                     {"offloaded_layers", plan.offloaded_layers},
                      {"data_report", data.training_samples.report.to_json()}};
   // Loaders take the think mode from here (infer/chat_model.h).
   write_file(folder / "onggi_info.json", nlohmann::ordered_json{{"base_model", config.model_name},

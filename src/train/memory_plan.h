@@ -17,17 +17,22 @@ struct MemoryItem {
 
 struct TrainingPlan {
   ActivationPolicy policy = ActivationPolicy::kKeepAll;
-  int64_t tokens_per_pass = 0;  // the longest packed pass
+  int64_t tokens_per_pass = 0;   // the longest packed pass
+  int64_t layers = 0;            // of the model
+  int64_t offloaded_layers = 0;  // of them: Placement::offloaded_layers of the model that it is for
   std::vector<MemoryItem> items;
   uint64_t total_bytes = 0;
+  MemoryItem on_host;  // page-locked, besides total_bytes; no bytes where nothing is offloaded
 
   std::string to_text() const;  // a line per item and the total
+  // "blocks recomputed, passes of at most 512 tokens, 12 of 36 layers offloaded", translated
+  std::string strategy_text() const;
 };
 
 struct TrainingNeeds {
   const ModelConfig& model;
   TrainingFormat format = {};    // of the device
-  uint64_t weight_bytes = 0;     // of the loaded base
+  WeightMemory weights = {};     // of the base
   uint64_t lora_parameters = 0;  // elements
   int64_t rank = 0;
   int64_t longest_sample = 0;    // tokens, of training and validation samples
@@ -36,12 +41,21 @@ struct TrainingNeeds {
   int threads = 1;
 };
 
-// The memory of passes of at most `tokens` tokens under a policy.
-TrainingPlan plan_for(const TrainingNeeds& needs, int64_t tokens, ActivationPolicy policy);
+// How passes are run, which changes no bit of what they compute.
+struct TrainingStrategy {
+  int64_t tokens = 0;  // the most of a pass
+  ActivationPolicy policy = ActivationPolicy::kKeepAll;
+  int64_t offloaded_layers = 0;
+};
+
+// The memory of passes run so.
+TrainingPlan plan_for(const TrainingNeeds& needs, const TrainingStrategy& strategy);
 
 // The fastest strategy that fits: how many samples of a step share a pass (with packing; on the CPU at most
-// max_seq_length tokens), and whether activations are kept or blocks recomputed. Throws MachineError with the
-// settings that would fit.
+// max_seq_length tokens), and whether activations are kept or blocks recomputed. Where none does, as few
+// layers as possible are offloaded besides (on a GPU). Throws MachineError with the settings that would fit.
 TrainingPlan plan_training(const Config& config, const TrainingNeeds& needs);
+// The one that needs the least memory.
+TrainingPlan smallest_plan(const Config& config, const TrainingNeeds& needs);
 
 }  // namespace onggi

@@ -109,29 +109,18 @@ TrainingBatch view_of(const PackedBatch& batch) { return {batch.tokens, batch.la
 class Trainer {
  public:
   Trainer(const Config& config, Model& model, const TrainData& data, const Compute& compute,
-          const fs::path& folder, uint64_t budget_bytes)
+          const fs::path& folder, const TrainingPlan& plan)
       : config_(config),
         model_(model),
         data_(data),
         compute_(compute),
         folder_(folder),
-        info_{config.lora.lora_dropout, config.model_name} {
+        info_{config.lora.lora_dropout, config.model_name},
+        plan_(plan) {
     ONGGI_CHECK(!data.train.empty());
     model_.adapter = std::make_shared<LoraParameters>(model.config, target_roles(config), config.lora.r,
                                                       config.lora.lora_alpha);
     model_.adapter->initialise(config.seed);
-    const int64_t step_samples =
-        config.training.per_device_train_batch_size * config.training.gradient_accumulation_steps;
-    plan_ = plan_training(config, {.model = model.config,
-                                   .format = TrainingFormat::of(compute.ops, compute.stream().device().kind,
-                                                                compute.precision, config.lora.r),
-                                   .weight_bytes = weight_bytes(),
-                                   .lora_parameters = parameters().values.size(),
-                                   .rank = config.lora.r,
-                                   .longest_sample = std::max(longest(data.train), longest(data.validation)),
-                                   .samples_per_step = step_samples,
-                                   .budget_bytes = budget_bytes,
-                                   .threads = compute.context.threads.size()});
     restore_or_start();
   }
 
@@ -141,11 +130,6 @@ class Trainer {
   LoraParameters& parameters() { return *model_.adapter; }
   fs::path checkpoint_path(int64_t step) const { return folder_ / ("checkpoint-" + std::to_string(step)); }
 
-  // Of the base as it lies in memory.
-  uint64_t weight_bytes() const {
-    const uint64_t on_device = compute_.stream().allocated_bytes();
-    return on_device > 0 ? on_device : model_.weight_bytes;
-  }
   void restore_or_start();
   StepRecord step(EpochSampler& sampler);
   std::vector<PackedBatch> passes_of(const std::vector<uint32_t>& indices) const;
@@ -163,7 +147,7 @@ class Trainer {
   const Compute& compute_;
   fs::path folder_;
   AdapterInfo info_;
-  TrainingPlan plan_;
+  const TrainingPlan& plan_;
   TrainerState state_;
   DeviceTwin first_moment_, second_moment_;  // of the vectors in state_
   Buffer gradient_;                          // f32, the layout of the adapter's values
@@ -357,7 +341,6 @@ TrainResult Trainer::run(const std::function<void(const StepRecord&)>& on_step) 
   result.best_step = state_.best_step;
   result.best_evaluation_loss = state_.best_evaluation_loss;
   result.tokens_per_second = result.seconds > 0 ? static_cast<double>(tokens) / result.seconds : 0;
-  result.plan = plan_;
   if (t.load_best_model_at_end && state_.best_step > 0 && state_.best_step != state_.step)
     load_checkpoint(checkpoint_path(state_.best_step), model_.config, parameters());
   parameters().upload();
@@ -367,11 +350,27 @@ TrainResult Trainer::run(const std::function<void(const StepRecord&)>& on_step) 
 
 }  // namespace
 
+TrainingPlan plan_run(const Config& config, const ModelConfig& model, const WeightMemory& weights,
+                      const TrainData& data, const Compute& compute, uint64_t budget_bytes) {
+  const int64_t rank = config.lora.r;
+  return plan_training(config, {.model = model,
+                                .format = TrainingFormat::of(compute.ops, compute.stream().device().kind,
+                                                             compute.precision, rank),
+                                .weights = weights,
+                                .lora_parameters = lora_parameter_count(model, target_roles(config), rank),
+                                .rank = rank,
+                                .longest_sample = std::max(longest(data.train), longest(data.validation)),
+                                .samples_per_step = config.training.per_device_train_batch_size *
+                                                    config.training.gradient_accumulation_steps,
+                                .budget_bytes = budget_bytes,
+                                .threads = compute.context.threads.size()});
+}
+
 TrainResult train(const Config& config, Model& model, const TrainData& data, const Compute& compute,
-                  const fs::path& folder, uint64_t budget_bytes,
+                  const fs::path& folder, const TrainingPlan& plan,
                   const std::function<void(const StepRecord&)>& on_step) {
   fs::create_directories(folder);
-  return Trainer(config, model, data, compute, folder, budget_bytes).run(on_step);
+  return Trainer(config, model, data, compute, folder, plan).run(on_step);
 }
 
 }  // namespace onggi

@@ -38,7 +38,6 @@ struct TrainResult {
   bool stopped_early = false;
   int64_t best_step = 0;
   double best_evaluation_loss = 0;
-  TrainingPlan plan;
 };
 
 struct TrainData {
@@ -47,14 +46,18 @@ struct TrainData {
   std::string fingerprint;             // of data set, template and base model (hashes)
 };
 
+// The plan of a run, made before its model is loaded: with plan.offloaded_layers, for train(). `weights` are
+// the base's (measure_weights()). Throws as plan_training().
+TrainingPlan plan_run(const Config& config, const ModelConfig& model, const WeightMemory& weights,
+                      const TrainData& data, const Compute& compute, uint64_t budget_bytes);
+
 // Adds an adapter to the model according to the configuration, or goes on from the newest checkpoint of the
 // same run in `folder`, trains to max_steps and leaves the model with the trained adapter. Writes checkpoints
 // and training_log.jsonl to `folder`, and at the end adapter_model.safetensors and adapter_config.json.
 // Throws WorkError on the first non-finite loss or gradient (naming step and lines of the data set; the last
-// checkpoint stays), Interrupted after a stop request (a checkpoint was written), MachineError when the plan
-// does not fit.
+// checkpoint stays), Interrupted after a stop request (a checkpoint was written).
 TrainResult train(const Config& config, Model& model, const TrainData& data, const Compute& compute,
-                  const fs::path& folder, uint64_t budget_bytes,
+                  const fs::path& folder, const TrainingPlan& plan,
                   const std::function<void(const StepRecord&)>& on_step);
 
 }  // namespace onggi

@@ -8,7 +8,9 @@
 #include <string>
 #include <vector>
 
+#include "device/cuda_stream.h"
 #include "kernels/cuda/launch.cuh"
+#include "tests/cuda_emulator/engine.h"
 
 namespace onggi {
 namespace {
@@ -128,6 +130,55 @@ TEST(Emulator, ACopyIsThereAfterItsWaitAlone) {
 
 __global__ void misaligned_copy(const char* in) { cp_async_16(dynamic_shared<char>(), in + 8); }
 __global__ void nothing() {}
+
+// Work that nobody has waited for is not done yet: so tests see which order the streams' events make.
+TEST(Emulator, LateStreamsDoTheirWorkWhenItIsWaitedFor) {
+  emulator::set_stream_pace(emulator::StreamPace::kLate);
+  cudaStream_t first = nullptr, second = nullptr;
+  cudaStreamCreateWithFlags(&first, cudaStreamNonBlocking);
+  cudaStreamCreateWithFlags(&second, cudaStreamNonBlocking);
+  emulator::set_stream_pace(emulator::StreamPace::kAtOnce);
+  cudaEvent_t event = nullptr;
+  cudaEventCreateWithFlags(&event, cudaEventDisableTiming);
+  char memory[] = "....";
+  cudaMemsetAsync(memory, 'a', 1, first);
+  cudaEventRecord(event, first);
+  cudaMemsetAsync(memory + 1, 'b', 1, first);
+  cudaStreamWaitEvent(second, event, 0);
+  cudaMemcpyAsync(memory + 2, memory, 2, cudaMemcpyDefault, second);
+  EXPECT_STREQ(memory, "....");
+  EXPECT_EQ(cudaStreamSynchronize(second), cudaSuccess);
+  EXPECT_STREQ(memory, "a.a.");  // what was behind the event still waits
+  EXPECT_EQ(cudaStreamSynchronize(first), cudaSuccess);
+  EXPECT_STREQ(memory, "aba.");
+  cudaEventDestroy(event);
+  cudaStreamDestroy(first);
+  cudaStreamDestroy(second);
+}
+
+// The copies of a prefetch come after the work that may still read the buffer and before the work that uses
+// it, whichever of the two streams is behind.
+TEST(Emulator, PrefetchesAreInOrderWhicheverStreamIsLate) {
+  using emulator::StreamPace;
+  for (const auto& [compute, copies] :
+       {std::pair{StreamPace::kLate, StreamPace::kAtOnce}, {StreamPace::kAtOnce, StreamPace::kLate}}) {
+    emulator::set_stream_pace(compute);
+    CudaStream stream(0);
+    emulator::set_stream_pace(copies);
+    const auto buffer = stream.make_prefetch_buffer(4);
+    emulator::set_stream_pace(StreamPace::kAtOnce);
+    const Buffer host = stream.allocate_host(8), seen = stream.allocate(8);
+    std::copy_n("oldnnewn", 8, host.as<char>());
+    for (size_t i = 0; i < 8; i += 4) {
+      buffer->fetch(host.as<char>() + i, 4);
+      buffer->use();
+      stream.copy(seen.as<char>() + i, buffer->data(), 4);
+    }
+    std::string got(8, '.');
+    stream.copy_out(got.data(), seen.data(), 8);
+    EXPECT_EQ(got, "oldnnewn");
+  }
+}
 
 TEST(Emulator, RefusesWhatTheHardwareRefuses) {
   CudaStream stream(0);

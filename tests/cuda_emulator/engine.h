@@ -68,6 +68,12 @@ bool emulated_hopper();
 // Bytes of shared memory that a block can have.
 size_t most_shared_memory();
 
+// When the work of streams that are made from now on is done: as soon as it is queued, or as late as can be,
+// when the host waits for it or another stream's work comes after it. Where streams lack an order that they
+// need, one of the two shows it.
+enum class StreamPace { kAtOnce, kLate };
+void set_stream_pace(StreamPace pace);
+
 // Of runtime.cc: does the work now or keeps it for the graph that is captured; what cudaGetErrorString tells;
 // whether device memory's guards are whole ("" if so).
 cudaError_t enqueue(cudaStream_t stream, std::function<cudaError_t()> work);

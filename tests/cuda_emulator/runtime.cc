@@ -4,8 +4,10 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <deque>
 #include <functional>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <new>
 #include <string>
@@ -14,11 +16,22 @@
 
 #include "tests/cuda_emulator/engine.h"
 
+using Work = std::function<cudaError_t()>;
+
 struct EmulatedCudaGraph {
-  std::vector<std::function<cudaError_t()>> work;
+  std::vector<Work> work;
 };
 struct EmulatedCudaStream {
   EmulatedCudaGraph* captured = nullptr;
+  const bool is_late = false;
+  std::deque<Work> waiting = {};  // of a late stream
+  uint64_t queued = 0;            // work that came; what waits is the last of it
+  cudaError_t error = cudaSuccess;
+};
+// "Once `stream` has done `position` pieces of work."
+struct EmulatedCudaEvent {
+  std::shared_ptr<EmulatedCudaStream> stream;  // null: was not recorded
+  uint64_t position = 0;
 };
 struct EmulatedCudaGraphExec {
   EmulatedCudaGraph graph;
@@ -40,6 +53,8 @@ struct DeviceState {
   size_t allocated = 0;
   int captures = 0;  // that go on
   std::map<const void*, size_t> shared_limits;
+  std::map<cudaStream_t, std::shared_ptr<EmulatedCudaStream>> streams;
+  StreamPace pace = StreamPace::kAtOnce;  // of streams that are made
   std::string failure;
   std::string damage;
 };
@@ -66,13 +81,47 @@ void repair(std::byte* data, size_t bytes) {
   std::fill_n(data + bytes, kGuardBytes, kGuard);
 }
 
+// Does what the stream has put off, up to a position.
+void catch_up(EmulatedCudaStream& stream, uint64_t position) {
+  while (!stream.waiting.empty() && stream.queued - stream.waiting.size() < position) {
+    const Work work = std::move(stream.waiting.front());
+    stream.waiting.pop_front();
+    if (const cudaError_t status = work(); status != cudaSuccess) stream.error = status;
+  }
+}
+
+cudaError_t wait_for(EmulatedCudaStream& stream, uint64_t position) {
+  catch_up(stream, position);
+  return std::exchange(stream.error, cudaSuccess);
+}
+
+// Errors stay for who waits for the stream.
+void catch_up_everywhere() {
+  std::vector<std::shared_ptr<EmulatedCudaStream>> late;
+  {
+    DeviceState& device = state();
+    const std::lock_guard lock(device.mutex);
+    for (const auto& [handle, stream] : device.streams)
+      if (stream->is_late) late.push_back(stream);
+  }
+  for (const auto& stream : late) catch_up(*stream, stream->queued);
+}
+
 }  // namespace
 
-cudaError_t enqueue(cudaStream_t stream, std::function<cudaError_t()> work) {
-  if (stream == nullptr || stream->captured == nullptr) return work();
-  stream->captured->work.push_back(std::move(work));
+cudaError_t enqueue(cudaStream_t stream, Work work) {
+  if (stream == nullptr) return work();
+  if (stream->captured != nullptr) {
+    stream->captured->work.push_back(std::move(work));
+    return cudaSuccess;
+  }
+  ++stream->queued;
+  if (!stream->is_late) return work();
+  stream->waiting.push_back(std::move(work));
   return cudaSuccess;
 }
+
+void set_stream_pace(StreamPace pace) { state().pace = pace; }
 
 void set_failure(const char* description) { state().failure = description; }
 
@@ -167,6 +216,7 @@ cudaError_t cudaMalloc(void** data, size_t bytes) {
 
 cudaError_t cudaFree(void* data) {
   if (data == nullptr) return cudaSuccess;
+  catch_up_everywhere();
   DeviceState& device = state();
   const std::lock_guard lock(device.mutex);
   const auto allocation = device.allocations.find(static_cast<std::byte*>(data));
@@ -202,30 +252,54 @@ cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t st
 }
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
-  *stream = new EmulatedCudaStream;
+  DeviceState& device = state();
+  const std::lock_guard lock(device.mutex);
+  auto made =
+      std::make_shared<EmulatedCudaStream>(EmulatedCudaStream{.is_late = device.pace == StreamPace::kLate});
+  *stream = made.get();
+  device.streams.emplace(made.get(), std::move(made));
   return cudaSuccess;
 }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
-  delete stream;
+  catch_up(*stream, stream->queued);
+  DeviceState& device = state();
+  const std::lock_guard lock(device.mutex);
+  device.streams.erase(stream);
   return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
-  if (stream != nullptr && stream->captured != nullptr) return cudaErrorStreamCaptureUnsupported;
+  if (stream->captured != nullptr) return cudaErrorStreamCaptureUnsupported;
+  if (const cudaError_t status = wait_for(*stream, stream->queued); status != cudaSuccess) return status;
   const std::string damage = damaged_memory();
   if (damage.empty()) return cudaSuccess;
   set_failure(damage.c_str());
   return cudaErrorLaunchFailure;
 }
-cudaError_t cudaDeviceSynchronize() { return cudaStreamSynchronize(nullptr); }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
-  *event = nullptr;
+  *event = new EmulatedCudaEvent;
   return cudaSuccess;
 }
-cudaError_t cudaEventDestroy(cudaEvent_t) { return cudaSuccess; }
-cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
-cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return cudaSuccess; }
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  delete event;
+  return cudaSuccess;
+}
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  DeviceState& device = state();
+  const std::lock_guard lock(device.mutex);
+  *event = {device.streams.at(stream), stream->queued};
+  return cudaSuccess;
+}
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  return event->stream == nullptr ? cudaSuccess : wait_for(*event->stream, event->position);
+}
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+  if (event->stream == nullptr) return cudaSuccess;
+  return enqueue(stream, [point = *event] {
+    catch_up(*point.stream, point.position);
+    return cudaSuccess;
+  });
+}
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
   if (stream->captured != nullptr) return cudaErrorStreamCaptureUnsupported;

@@ -61,6 +61,39 @@ TEST(CudaStream, HostMemoryOfTheDeviceIsCopiedWithoutWaiting) {
   EXPECT_TRUE(std::equal(values.begin(), values.end(), host.as<uint8_t>()));
 }
 
+// Buffers in turns, as layers pass through them: what is used is what was fetched, and a fetch leaves alone
+// what queued work still reads.
+TEST(CudaStream, PrefetchedMemoryHoldsWhatWasFetchedLast) {
+  constexpr size_t kBytes = size_t{4} << 20;
+  constexpr uint32_t kTurns = 20;
+  CudaStream stream(0);
+  std::vector<Buffer> sources, copies;
+  for (uint32_t i = 0; i < kTurns; ++i) {
+    const std::vector<uint8_t> values = pattern(kBytes, i);
+    std::copy(values.begin(), values.end(), sources.emplace_back(stream.allocate_host(kBytes)).as<uint8_t>());
+    copies.push_back(stream.allocate(kBytes));
+  }
+  const uint64_t before = stream.allocated_bytes();
+  {
+    const auto first = stream.make_prefetch_buffer(kBytes), second = stream.make_prefetch_buffer(kBytes);
+    EXPECT_EQ(stream.allocated_bytes(), before + 2 * kBytes);
+    first->fetch(sources[0].data(), kBytes);
+    for (uint32_t i = 0; i < kTurns; ++i) {
+      PrefetchBuffer& current = i % 2 == 0 ? *first : *second;
+      PrefetchBuffer& next = i % 2 == 0 ? *second : *first;
+      if (i + 1 < kTurns) next.fetch(sources[i + 1].data(), kBytes);
+      current.use();
+      stream.copy(copies[i].data(), current.data(), kBytes);
+    }
+  }
+  EXPECT_EQ(stream.allocated_bytes(), before);
+  std::vector<uint8_t> got(kBytes);
+  for (uint32_t i = 0; i < kTurns; ++i) {
+    stream.copy_out(got.data(), copies[i].data(), kBytes);
+    EXPECT_TRUE(got == pattern(kBytes, i)) << i;
+  }
+}
+
 TEST(CudaStream, CountsWhatItHolds) {
   CudaStream stream(0);
   EXPECT_EQ(stream.allocated_bytes(), 0U);

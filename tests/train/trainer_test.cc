@@ -30,8 +30,12 @@ class TrainerTest : public ::testing::Test {
     const auto model =
         load_model("models/onggi-mini", {.quantization = LoadQuantization::kNf4, .adapter = {}}, threads_);
     const Compute compute{cpu_ops(), {threads_, scratch_}, Precision::kFast};
-    return train(config, *model, {samples_, validation_, "data"}, compute, folder, uint64_t{4} << 30,
-                 [](const StepRecord&) {});
+    const TrainData data{samples_, validation_, "data"};
+    const WeightMemory weights =
+        measure_weights("models/onggi-mini", LoadQuantization::kNf4, DeviceKind::kCpu);
+    EXPECT_EQ(weights.total, model->weight_bytes);
+    const TrainingPlan plan = plan_run(config, model->config, weights, data, compute, uint64_t{4} << 30);
+    return train(config, *model, data, compute, folder, plan, [](const StepRecord&) {});
   }
 
   // Two of the five samples are asked instead of taught.
@@ -184,7 +188,7 @@ TEST_F(TrainerTest, PatienceSurvivesAResume) {
 TEST_F(TrainerTest, TooLittleMemoryNamesWhatWouldFit) {
   const auto model = load_model("models/onggi-mini", {}, threads_);
   TrainingNeeds needs{.model = model->config};
-  needs.weight_bytes = model->weight_bytes;
+  needs.weights.total = model->weight_bytes;
   needs.rank = 16;
   needs.longest_sample = 2048;
   needs.samples_per_step = 4;
@@ -192,11 +196,88 @@ TEST_F(TrainerTest, TooLittleMemoryNamesWhatWouldFit) {
   EXPECT_EQ(plan_training(config_, needs).policy, ActivationPolicy::kKeepAll);
   const uint64_t recomputed =
       TrainingMemory::bytes({model->config, {}, 16, 2048, ActivationPolicy::kRecomputeBlocks}) +
-      needs.weight_bytes;
+      needs.weights.total;
   needs.budget_bytes = recomputed + (uint64_t{16} << 20);
   EXPECT_EQ(plan_training(config_, needs).policy, ActivationPolicy::kRecomputeBlocks);
-  needs.budget_bytes = needs.weight_bytes + (uint64_t{60} << 20);
+  needs.budget_bytes = needs.weights.total + (uint64_t{60} << 20);
   EXPECT_THROW(plan_training(config_, needs), MachineError);
+}
+
+// A GPU's plans for Qwen3-8B in NF4, samples of 256 tokens, four a step.
+class OffloadingPlan : public ::testing::Test {
+ protected:
+  TrainingPlan plan(uint64_t budget_mib) {
+    needs_.budget_bytes = budget_mib << 20;
+    return plan_training(config_, needs_);
+  }
+
+  const Config config_;
+  const ModelConfig model_ = published_config("qwen3-8b");
+  TrainingNeeds needs_{.model = model_,
+                       .format = {DeviceKind::kCuda, DType::kBF16, 64, uint64_t{32} << 20},
+                       .weights = measure_random_weights(model_, RandomBody::kNf4, DeviceKind::kCuda),
+                       .lora_parameters = lora_parameter_count(model_, lora_target_roles(), 16),
+                       .rank = 16,
+                       .longest_sample = 256,
+                       .samples_per_step = 4};
+};
+
+TEST_F(OffloadingPlan, CountsTheWeightsOfTheCard) {
+  // 6.95 billion weights at 4.127 bits and the output matrix; the embedding is read from host memory.
+  EXPECT_NEAR(static_cast<double>(needs_.weights.total), 6.946e9 * 4.127 / 8 + 151936.0 * 4096 * 2, 1e7);
+  EXPECT_NEAR(static_cast<double>(needs_.weights.layer), 6.946e9 * 4.127 / 8 / 36, 1e5);
+}
+
+TEST_F(OffloadingPlan, RecomputesThenOffloadsAsFewLayersAsFit) {
+  const TrainingPlan roomy = plan(40960);
+  EXPECT_EQ(roomy.policy, ActivationPolicy::kKeepAll);
+  EXPECT_EQ(roomy.offloaded_layers, 0);
+  EXPECT_EQ(roomy.on_host.bytes, 0u);
+  const TrainingPlan recomputed = plan(7168);
+  EXPECT_EQ(recomputed.policy, ActivationPolicy::kRecomputeBlocks);
+  EXPECT_EQ(recomputed.offloaded_layers, 0);
+  int64_t before = 0;
+  for (const uint64_t budget : {5632, 5120, 4608, 4096, 3584, 3072}) {
+    const TrainingPlan offloaded = plan(budget);
+    EXPECT_EQ(offloaded.policy, ActivationPolicy::kRecomputeBlocks);
+    EXPECT_LE(offloaded.total_bytes, budget << 20);
+    EXPECT_GE(offloaded.offloaded_layers, before);
+    EXPECT_EQ(offloaded.on_host.bytes,
+              static_cast<uint64_t>(offloaded.offloaded_layers) * needs_.weights.layer);
+    const TrainingPlan fewer = plan_for(needs_, {.tokens = offloaded.tokens_per_pass,
+                                                 .policy = offloaded.policy,
+                                                 .offloaded_layers = offloaded.offloaded_layers - 1});
+    EXPECT_GT(fewer.total_bytes, budget << 20);
+    before = offloaded.offloaded_layers;
+  }
+  // Two layers' weights lie in buffers: what offloading the other 34 takes away.
+  const TrainingPlan all = smallest_plan(config_, needs_);
+  EXPECT_EQ(all.offloaded_layers, 36);
+  EXPECT_EQ(all.tokens_per_pass, 256);
+  EXPECT_EQ(all.total_bytes + 34 * needs_.weights.layer,
+            plan_for(needs_, {.tokens = 256, .policy = all.policy}).total_bytes);
+}
+
+TEST_F(OffloadingPlan, NamesWhatWouldFitWhenOffloadingDoesNotSuffice) {
+  needs_.longest_sample = 8192;
+  const auto message = [&](uint64_t budget_mib) {
+    try {
+      plan(budget_mib);
+    } catch (const MachineError& error) {
+      EXPECT_EQ(error.exit_code(), ExitCode::kMachine);
+      return std::string(error.what());
+    }
+    return std::string("it fits");
+  };
+  const uint64_t short_passes = smallest_plan(config_, needs_).total_bytes / 2 >> 20;
+  EXPECT_NE(message(short_passes).find("set cutoff_len = "), std::string::npos) << message(short_passes);
+  EXPECT_NE(message(1024).find("take a smaller model"), std::string::npos) << message(1024);
+}
+
+TEST_F(OffloadingPlan, LeavesTheCpuAlone) {
+  needs_.format = {};
+  EXPECT_EQ(smallest_plan(config_, needs_).offloaded_layers, 0);
+  EXPECT_THROW(plan(4096), MachineError);
 }
 
 TEST(Schedule, LinearAsTransformers) {

@@ -131,6 +131,8 @@ class Products {
 
 }  // namespace
 
+size_t matmul_workspace_bytes() { return kMatmulWorkspaceBytes; }
+
 void matmul(CudaStream& stream, const MatmulArgs& args) {
   if (args.m == 0 || args.n == 0) return;
   ONGGI_CHECK(args.k > 0 && args.a.dtype == args.b.dtype, describe(args));

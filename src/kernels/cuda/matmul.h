@@ -6,6 +6,7 @@
 // shape's first product, and so that a recording may be made.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "device/cuda_stream.h"
@@ -38,5 +39,8 @@ struct MatmulArgs {
 
 // Queues the product. MachineError where the library refuses it.
 void matmul(CudaStream& stream, const MatmulArgs& args);
+
+// Memory of the device that a stream's first product takes for all of them.
+size_t matmul_workspace_bytes();
 
 }  // namespace onggi

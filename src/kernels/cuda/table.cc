@@ -2,6 +2,7 @@
 
 #include "kernels/cuda/block_weight.h"
 #include "kernels/cuda/cuda.h"
+#include "kernels/cuda/matmul.h"
 #include "kernels/cuda/place_file_weights.h"
 #include "kernels/cuda/placed_layout.h"
 #include "kernels/ops/weight.h"
@@ -50,6 +51,7 @@ OpTable make_cuda_ops() {
     return precision == Precision::kFast ? DType::kBF16 : DType::kF32;
   };
   table.row_padding = cuda::row_padding;
+  table.workspace_bytes = matmul_workspace_bytes();
   table.place_weight = cuda::place_weight;
   table.place_file_weights = cuda::place_file_weights;
   table.encode_nf4 = cuda::encode_nf4;

@@ -1,6 +1,7 @@
 // Stands in for the CUDA runtime's C interface: what src/device/cuda_*.cc and launch.cuh call. The "GPU" is
-// this process; everything is done when a call returns; device memory is host memory between guards
-// (runtime.cc). Names and meanings are those of NVIDIA's CUDA Runtime API manual.
+// this process; everything is done when a call returns, unless a test asks for late streams (engine.h);
+// device memory is host memory between guards (runtime.cc). Names and meanings are those of NVIDIA's CUDA
+// Runtime API manual.
 #pragma once
 
 #define CUDART_VERSION 13000  // of CUDA's headers that this one stands in for
@@ -70,7 +71,6 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
 // cudaErrorLaunchFailure where something wrote outside of device memory.
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
-cudaError_t cudaDeviceSynchronize();
 
 constexpr unsigned cudaEventDisableTiming = 2;
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
