@@ -41,7 +41,7 @@ struct TrainingNeeds {
   int threads = 1;
 };
 
-// How passes are run, which changes no bit of what they compute.
+// How passes are run. Policy and offloading change no bit of what a pass computes.
 struct TrainingStrategy {
   int64_t tokens = 0;  // the most of a pass
   ActivationPolicy policy = ActivationPolicy::kKeepAll;

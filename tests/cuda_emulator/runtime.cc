@@ -42,6 +42,7 @@ namespace onggi::emulator {
 namespace {
 
 constexpr size_t kDeviceBytes = size_t{4} << 30;
+constexpr size_t kHostBytes = size_t{64} << 30;  // of page-locked memory
 constexpr size_t kGuardBytes = 512;
 constexpr std::align_val_t kAlignment{512};
 constexpr std::byte kGuard{0xFF};
@@ -231,6 +232,7 @@ cudaError_t cudaFree(void* data) {
 }
 
 cudaError_t cudaHostAlloc(void** data, size_t bytes, unsigned) {
+  if (bytes > kHostBytes) return cudaErrorMemoryAllocation;
   *data = ::operator new(bytes, kAlignment);
   return cudaSuccess;
 }

@@ -121,7 +121,15 @@ TEST(CudaStream, SaysHowMuchMemoryIsMissing) {
     EXPECT_THAT(error.what(), testing::HasSubstr("smaller model"));
   }
   EXPECT_EQ(stream.allocated_bytes(), 0U);
-  // Nothing remains of the error.
+  try {
+    stream.allocate_host(size_t{1} << 50);
+    FAIL() << "a pebibyte was page-locked";
+  } catch (const MachineError& error) {
+    EXPECT_EQ(error.exit_code(), ExitCode::kMachine);
+    EXPECT_THAT(error.what(), testing::HasSubstr("1073741824.0 MiB of page-locked memory"));
+    EXPECT_THAT(error.what(), testing::HasSubstr("larger memory_budget"));
+  }
+  // Nothing remains of the errors.
   const Buffer buffer = stream.allocate(16);
   stream.fill_zero(buffer.data(), 16);
   stream.synchronize();

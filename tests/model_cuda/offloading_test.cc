@@ -7,7 +7,9 @@
 #include "model/streamed_layers.h"
 #include "tests/model/golden.h"
 #include "tests/model_cuda/tiny_model.h"
+#include "tests/scratch.h"
 #include "train/memory_plan.h"
+#include "train/trainer.h"
 
 namespace onggi {
 namespace {
@@ -69,6 +71,34 @@ TEST_P(Offloading, GivesTheSameBitsOfAModelInFiles) {
     }
     EXPECT_TRUE(results[results.size() - 2] == results.back());
   }
+}
+
+// A run goes on from a checkpoint with other layers offloaded, and ends where an undisturbed one ends.
+TEST_P(Offloading, ARunIsResumedWithOtherLayersOffloaded) {
+  TestCompute session(GetParam(), Precision::kFast);
+  const Config config = parse_config(
+      "model_name = \"tiny\"\n[training]\nmax_steps = 2\nsave_steps = 1\n"
+      "per_device_train_batch_size = 1\ngradient_accumulation_steps = 2\n",
+      "test");
+  std::vector<Sample> samples;
+  for (int32_t i = 0; i < 3; ++i) samples.push_back({1, {i, 40 + i, 90 - i}, {kNoLabel, 40 + i, 90 - i}, 3});
+  const TrainData data{samples, {}, "data"};
+  const TemporaryFolder folder;
+  const auto run = [&](const char* name, int64_t offloaded) {
+    const auto model = tiny_model(4, session.placement(), offloaded);
+    const WeightMemory weights = measure_random_weights(model->config, RandomBody::kNf4, DeviceKind::kCuda);
+    const TrainingPlan plan =
+        plan_run(config, model->config, weights, data, session.compute, uint64_t{1} << 30);
+    return train(config, *model, data, session.compute, folder.path() / name, plan, [](const StepRecord&) {});
+  };
+  run("whole", 0);
+  run("resumed", 3);
+  // Back to step 1, as a kill -9 after it would have left the folder.
+  fs::remove_all(folder.path() / "resumed/checkpoint-2");
+  fs::remove(folder.path() / "resumed/adapter_model.safetensors");
+  EXPECT_EQ(run("resumed", 4).resumed_from, 1);
+  for (const char* file : {"adapter_model.safetensors", "checkpoint-2/optimizer.safetensors"})
+    EXPECT_EQ(read_file(folder.path() / "whole" / file), read_file(folder.path() / "resumed" / file)) << file;
 }
 
 // The plan against what the device's memory held at the most: weights, LoRA and optimiser, the pass.

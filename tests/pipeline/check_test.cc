@@ -105,6 +105,24 @@ TEST(StageNeeds, DiskIsWhatTheSeedSays) {
   EXPECT_EQ(estimate_stages({config, published_config("Qwen3-8B"), 8, {}, true})[0].disk, 0u);
 }
 
+TEST(TrainingWithin, OffloadsWhatTheCardHasNoRoomFor) {
+  const Config config = parse_config("", "defaults");
+  const ModelConfig model = published_config("Qwen3-8B");
+  const EstimateInputs on_a_card{config, model, 8, {DeviceKind::kCuda, DType::kBF16, 64, 0}};
+  const auto roomy = plan_training_within(on_a_card, 80 * kGB);
+  ASSERT_TRUE(roomy);
+  EXPECT_EQ(roomy->offloaded_layers, 0);
+  const auto tight = plan_training_within(on_a_card, 5 * kGB);
+  ASSERT_TRUE(tight);
+  EXPECT_GT(tight->offloaded_layers, 2);
+  EXPECT_THAT(tight->strategy_text(), HasSubstr("of 36 layers offloaded"));
+  EXPECT_LE(tight->total_bytes, 5 * kGB);
+  EXPECT_FALSE(plan_training_within(on_a_card, kGB));
+  // What the stage needs at the least is with all layers offloaded.
+  EXPECT_LT(estimate_stages(on_a_card)[1].memory_minimum, 5 * kGB);
+  EXPECT_GT(estimate_stages({config, model, 8})[1].memory_minimum, 5 * kGB);
+}
+
 TEST(CheckReport, JudgesTheSeedsTable) {
   const Config config = parse_config("", "defaults");
   const CheckReport report = make_check_report(config, machine_of(24, 60));
@@ -187,6 +205,8 @@ TEST(CheckReport, TextAndJsonSayTheSame) {
   EXPECT_EQ(json["models"].size(), 4u);
   EXPECT_EQ(json["models"][1]["training_vram"]["verdict"], "ok");
   EXPECT_EQ(json["plan"]["stages"].size(), 6u);
+  EXPECT_EQ(json["plan"]["training"]["offloaded_layers"], 0);
+  EXPECT_THAT(text, HasSubstr("Training here: "));
   EXPECT_EQ(json["enough"], !report.falls_short());
 }
 
