@@ -25,7 +25,7 @@ done
 programs() { find "$folder/tests" -maxdepth 2 -type f -name 'test_*_gpu' -perm -u+x 2>/dev/null | LC_ALL=C sort; }
 if [ -z "$(programs)" ]; then
   [ -n "$(find_nvcc)" ] || fail "There is no build with CUDA in $folder, and no nvcc to make one."
-  build cuda "$folder" -DONGGI_TESTS=ON -- onggi test_kernels_gpu test_model_gpu
+  build cuda "$folder" -DONGGI_TESTS=ON -- onggi test_kernels_gpu test_model_gpu test_serve_gpu
 fi
 
 # The log of a GoogleTest program as rows of a table: suite, tests, passed, failed, skipped, milliseconds.

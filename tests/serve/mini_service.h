@@ -28,10 +28,11 @@ inline ServerConfig free_ports() {
   return config;
 }
 
-// A service with the model of the repository.
+// A service with the model of the repository, on a device.
 struct MiniService {
-  explicit MiniService(const ServerConfig& config = free_ports()) : service(config) {
-    LoadedModel model = load_chat_model("models/onggi-mini", {}, threads);
+  explicit MiniService(const ServerConfig& config = free_ports(), const Device& on = {})
+      : device(on), service(config) {
+    LoadedModel model = load_chat_model("models/onggi-mini", {}, threads, device.placement());
     const EngineOptions options = plan_engine(config, *model.model, kMemory);
     service.start();
     auto runner = make_runner(model.model, device, threads, options.precision);
@@ -46,7 +47,7 @@ struct MiniService {
   }
 
   ThreadPool threads{2};
-  ComputeDevice device{Device{}};
+  ComputeDevice device;
   Service service;
 };
 
