@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "base/error.h"
+#include "base/json_scanner.h"
 #include "base/text.h"
 #include "tokenizer/utf8.h"
 
@@ -16,32 +17,6 @@ constexpr int kMaxNesting =
     100;  // of JSON; deeper rows are hostile, and writing them out again would recurse
 
 bool is_space(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r'; }
-
-// Follows JSON text character by character: inside a string or not, and how deep.
-class NestingScanner {
- public:
-  void next(char c) {
-    if (in_string_) {
-      if (escaped_) {
-        escaped_ = false;
-      } else if (c == '\\') {
-        escaped_ = true;
-      } else if (c == '"') {
-        in_string_ = false;
-      }
-      return;
-    }
-    if (c == '"') in_string_ = true;
-    if (c == '[' || c == '{') ++depth_;
-    if (c == ']' || c == '}') --depth_;
-  }
-  bool in_string() const { return in_string_; }
-  int depth() const { return depth_; }
-
- private:
-  bool in_string_ = false, escaped_ = false;
-  int depth_ = 0;
-};
 
 RawRow read_object(std::string_view row, size_t line) {
   RawRow result;
@@ -98,7 +73,7 @@ class ArrayReader {
   bool read_element() {
     skip_space();
     const size_t begin = position_, line = line_;
-    NestingScanner scanner;
+    JsonScanner scanner;
     for (; position_ < bytes_.size(); ++position_) {
       const char c = bytes_[position_];
       const bool outside = !scanner.in_string() && scanner.depth() == 0;
@@ -237,7 +212,7 @@ std::vector<RawRow> read_csv(std::string_view bytes, std::string_view name) {
 Json parse_row_json(std::string_view row) {
   const size_t valid = valid_utf8_prefix(row);
   if (valid != row.size()) throw InputError(text("invalid UTF-8 at byte {} of the row", valid));
-  NestingScanner scanner;
+  JsonScanner scanner;
   for (const char c : row) {
     scanner.next(c);
     if (scanner.depth() > kMaxNesting) throw InputError(text("JSON nested deeper than {}", kMaxNesting));

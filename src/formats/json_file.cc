@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/json_scanner.h"
 #include "base/text.h"
 
 namespace onggi {
@@ -27,23 +28,13 @@ Place place_of(std::string_view bytes, size_t offset) {
 // The parser itself does not recurse, but code that walks the document does; so the depth is bounded before
 // it exists.
 void check_depth(std::string_view bytes, const std::string& source) {
-  int depth = 0;
-  bool in_string = false;
+  JsonScanner scanner;
   for (size_t i = 0; i < bytes.size(); ++i) {
-    const char c = bytes[i];
-    if (in_string) {
-      if (c == '\\') ++i;
-      if (c == '"') in_string = false;
-    } else if (c == '"') {
-      in_string = true;
-    } else if (c == '{' || c == '[') {
-      if (++depth > kMaxJsonDepth) {
-        const Place place = place_of(bytes, i);
-        throw InputError(text("{} is nested more than {} levels deep at line {}, column {}", source,
-                              kMaxJsonDepth, place.line, place.column));
-      }
-    } else if (c == '}' || c == ']') {
-      --depth;
+    scanner.next(bytes[i]);
+    if (scanner.depth() > kMaxJsonDepth) {
+      const Place place = place_of(bytes, i);
+      throw InputError(text("{} is nested more than {} levels deep at line {}, column {}", source,
+                            kMaxJsonDepth, place.line, place.column));
     }
   }
 }

@@ -8,6 +8,7 @@
 #include <map>
 #include <string_view>
 #include <unordered_map>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -26,12 +27,11 @@ class ByteGrammar {
 
   // A rule without alternatives yet.
   Rule add_rule();
-  // Rules must not begin with themselves other than through whole alternatives ("a = a" is harmless, "a = a
-  // b" is not): each recursion has to read a byte first.
+  // Throws InputError where so many more elements would make the grammar too large.
+  void check_room(size_t more_elements) const;
+  // Throws like check_room. Rules must not begin with themselves other than through whole alternatives ("a =
+  // a" is harmless, "a = a b" is not): each recursion has to read a byte first.
   void add_alternative(Rule rule, Sequence sequence);
-  // All elements, to bound what a hostile schema can make.
-  size_t size() const { return elements_.size(); }
-
   static Element ref(Rule rule) { return {rule, {}}; }
   static Element byte(unsigned char value);
   static Element range(unsigned char first, unsigned char last);
@@ -49,7 +49,8 @@ class ByteGrammar {
   std::vector<std::vector<int32_t>> starts_;  // by rule: where its alternatives begin
 };
 
-// Belongs to one thread.
+// Belongs to one thread. Following a text, and the constructor, throw InputError where too many places of the
+// grammar fit it at once, or too many have been met.
 class ByteAutomaton {
  public:
   using State = int32_t;
@@ -84,14 +85,16 @@ class ByteAutomaton {
   };
   struct Closure {
     std::vector<int32_t> stacks;
-    std::vector<std::pair<int32_t, int32_t>> seen;
+    std::unordered_set<uint64_t> seen;              // keys of positions
+    std::vector<std::pair<int32_t, int32_t>> open;  // parents and positions still to be followed
     bool accepting = false;
   };
   static constexpr State kUnknown = -2;
 
   int32_t intern(int32_t parent, int32_t position);
-  void expand(int32_t parent, int32_t position, Closure& closure);
-  void expand_rule(int32_t parent, ByteGrammar::Rule rule, Closure& closure);
+  void open_rule(int32_t parent, ByteGrammar::Rule rule, Closure& closure) const;
+  void expand(Closure& closure);
+  void follow(int32_t parent, int32_t position, Closure& closure);
   State add_state(Closure closure);
 
   ByteGrammar grammar_;

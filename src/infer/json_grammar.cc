@@ -97,6 +97,7 @@ void JsonRules::add_numbers() {
 }
 
 JsonRules::Rule JsonRules::literal(const std::string& text) {
+  grammar_.check_room(text.size());  // before as much memory is taken
   const Rule rule = grammar_.add_rule();
   G::Sequence sequence;
   G::append(sequence, text);

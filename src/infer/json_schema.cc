@@ -1,9 +1,9 @@
 // Which JSON a schema allows, as a grammar.
 #include <algorithm>
-#include <functional>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <unordered_map>
 
 #include "base/error.h"
 #include "base/text.h"
@@ -17,7 +17,6 @@ using Json = nlohmann::ordered_json;
 using Rule = ByteGrammar::Rule;
 
 constexpr int kMaxSchemaDepth = 64;
-constexpr size_t kMaxElements = 1'000'000;
 constexpr int64_t kMaxCount = 2000;  // minItems, maxLength, ...
 
 const std::set<std::string, std::less<>> kEnforced = {
@@ -123,9 +122,8 @@ Rule SchemaCompiler::reference(const Json& schema, const Place& place) {
 }
 
 Rule SchemaCompiler::compile(const Json& schema, const Place& place) {
-  if (place.depth > kMaxSchemaDepth || grammar_.size() > kMaxElements) {
-    throw InputError(text("the JSON schema is too large or nested too deeply at {}", place.path));
-  }
+  if (place.depth > kMaxSchemaDepth)
+    throw InputError(text("the JSON schema is nested too deeply at {}", place.path));
   if (schema.is_boolean() && schema.get<bool>()) return rules_.value;
   check_keywords(schema, place);
   if (schema.contains("$ref")) return reference(schema, place);
@@ -232,8 +230,17 @@ Rule SchemaCompiler::other_key(const std::vector<std::string>& names) {
     written.push_back(quoted.substr(1, quoted.size() - 2));
   }
   std::sort(written.begin(), written.end());
-  const std::function<Rule(size_t, size_t, size_t)> node = [&](size_t begin, size_t end, size_t depth) {
-    const Rule rule = grammar_.add_rule();
+  // The names from begin to end share their first `depth` bytes. A list, not recursion: names may be long.
+  struct Node {
+    Rule rule;
+    size_t begin, end, depth;
+  };
+  std::vector<Node> open;
+  if (!written.empty()) open.push_back({grammar_.add_rule(), 0, written.size(), 0});
+  const Rule root = written.empty() ? rest : open.front().rule;
+  while (!open.empty()) {
+    const auto [rule, begin, end, depth] = open.back();
+    open.pop_back();
     const bool is_name = written[begin].size() == depth;
     if (!is_name) grammar_.add_alternative(rule, {G::byte('"')});
     ByteSet others;
@@ -245,14 +252,13 @@ Rule SchemaCompiler::other_key(const std::vector<std::string>& names) {
       size_t last = i;
       while (last < end && written[last][depth] == c) ++last;
       others.reset(static_cast<unsigned char>(c));
-      grammar_.add_alternative(rule,
-                               {G::byte(static_cast<unsigned char>(c)), G::ref(node(i, last, depth + 1))});
+      open.push_back({grammar_.add_rule(), i, last, depth + 1});
+      grammar_.add_alternative(rule, {G::byte(static_cast<unsigned char>(c)), G::ref(open.back().rule)});
       i = last;
     }
     grammar_.add_alternative(rule, {G::Element{-1, others}, G::ref(rest)});
-    return rule;
-  };
-  return rule_of({G::byte('"'), G::ref(written.empty() ? rest : node(0, written.size(), 0))});
+  }
+  return rule_of({G::byte('"'), G::ref(root)});
 }
 
 Rule SchemaCompiler::object_rule(const Json& schema, const Place& place) {
@@ -262,10 +268,12 @@ Rule SchemaCompiler::object_rule(const Json& schema, const Place& place) {
     bool required;
   };
   std::vector<Property> properties;
+  std::unordered_map<std::string, size_t> places;  // in properties, by name
   const auto member = [&](Rule key, Rule value) {
     return rule_of({G::ref(key), G::byte(':'), G::ref(rules_.space), G::ref(value), G::ref(rules_.space)});
   };
   const auto add = [&](const std::string& name, Rule value) {
+    places[name] = properties.size();
     properties.push_back({name, member(literal(name), value), false});
   };
   if (schema.contains("properties")) {
@@ -277,12 +285,9 @@ Rule SchemaCompiler::object_rule(const Json& schema, const Place& place) {
   if (schema.contains("required")) {
     for (const Json& name : schema.at("required")) {
       if (!name.is_string()) refuse("required that is no list of names", place);
-      const auto find = [&] {
-        return std::find_if(properties.begin(), properties.end(),
-                            [&](const Property& p) { return p.name == name; });
-      };
-      if (find() == properties.end()) add(name.get<std::string>(), rules_.value);
-      find()->required = true;
+      const auto known = name.get<std::string>();
+      if (!places.contains(known)) add(known, rules_.value);
+      properties[places.at(known)].required = true;
     }
   }
   // Without the keyword anything may follow, but a model is better off when it need not think of more.

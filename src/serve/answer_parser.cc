@@ -22,6 +22,11 @@ size_t partial_tag(std::string_view text, std::string_view tag) {
   return 0;
 }
 
+// What a model wrote; discarded where it is no JSON or beyond the limits of a client's.
+Json parse_bounded(std::string_view json) {
+  return beyond_json_limits(json) ? Json(Json::value_t::discarded) : Json::parse(json, nullptr, false);
+}
+
 std::string new_call_id() {
   thread_local std::mt19937_64 random{std::random_device{}()};
   return fmt::format("call_{:016x}", random());
@@ -30,7 +35,7 @@ std::string new_call_id() {
 }  // namespace
 
 std::vector<ToolCall> parse_tool_call(std::string_view body) {
-  const Json value = Json::parse(body, nullptr, false);
+  const Json value = parse_bounded(body);
   if (!value.is_object()) return {};
   const auto name = value.find("name");
   if (name == value.end() || !name->is_string()) return {};
@@ -40,7 +45,7 @@ std::vector<ToolCall> parse_tool_call(std::string_view body) {
     if (arguments->is_object()) {
       call.arguments = *arguments;
     } else if (arguments->is_string()) {
-      call.arguments = Json::parse(arguments->get<std::string>(), nullptr, false);
+      call.arguments = parse_bounded(arguments->get<std::string>());
       if (!call.arguments.is_object()) return {};
     } else if (!arguments->is_null()) {
       return {};

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "base/json_scanner.h"
 #include "base/text.h"
 #include "serve/request_error.h"
 
@@ -10,26 +11,7 @@ namespace onggi {
 namespace {
 
 constexpr int kMaxDepth = 64;
-
-// The library parses any depth but copies and prints recursively, so depth is bounded before it parses.
-bool is_too_deep(std::string_view body) {
-  int depth = 0;
-  bool in_string = false;
-  for (size_t i = 0; i < body.size(); ++i) {
-    const char c = body[i];
-    if (in_string) {
-      if (c == '\\') ++i;
-      if (c == '"') in_string = false;
-    } else if (c == '"') {
-      in_string = true;
-    } else if (c == '{' || c == '[') {
-      if (++depth > kMaxDepth) return true;
-    } else if (c == '}' || c == ']') {
-      --depth;
-    }
-  }
-  return false;
-}
+constexpr size_t kMaxMembers = 2048;
 
 std::string_view article_and_type(const Json& value) {
   if (value.is_string()) return translate("a string");
@@ -41,10 +23,21 @@ std::string_view article_and_type(const Json& value) {
 
 }  // namespace
 
+std::optional<std::string> beyond_json_limits(std::string_view json) {
+  JsonScanner scanner;
+  for (const char c : json) {
+    scanner.next(c);
+    if (scanner.depth() > kMaxDepth)
+      return text("the request body is nested deeper than {} levels", kMaxDepth);
+    if (scanner.members() > kMaxMembers)
+      return text("the request body holds an object with more than {} members", kMaxMembers);
+  }
+  return std::nullopt;
+}
+
 Json parse_request_body(std::string_view body) {
   if (body.empty()) throw RequestError(400, "", text("the request has no body; send a JSON object"));
-  if (is_too_deep(body))
-    throw RequestError(400, "", text("the request body is nested deeper than {} levels", kMaxDepth));
+  if (const auto excess = beyond_json_limits(body)) throw RequestError(400, "", *excess);
   Json value;
   try {
     value = Json::parse(body);

@@ -14,8 +14,13 @@ namespace onggi {
 // Order matters to chat templates (tools) and to readers of answers.
 using Json = nlohmann::ordered_json;
 
-// The JSON object in a request body. Throws RequestError(400) where it is no JSON, no object, or nested
-// deeper than 64.
+// Why JSON from outside may not be parsed; nullopt where it may. The library copies and prints a document by
+// recursion, and looks for a member of an object among all before it: both depth (64) and members (2048) are
+// bounded.
+std::optional<std::string> beyond_json_limits(std::string_view json);
+
+// The JSON object in a request body. Throws RequestError(400) where it is no JSON, no object, or beyond the
+// limits.
 Json parse_request_body(std::string_view body);
 
 // UTF-8 text of a JSON value; invalid bytes become U+FFFD, so that it never throws.

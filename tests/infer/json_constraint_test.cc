@@ -222,6 +222,42 @@ TEST(JsonSchema, RefusesByName) {
   EXPECT_NE(message(deep.c_str()), "");
 }
 
+// Sizes that a request of the largest allowed size can hold: neither the stack nor the memory may give way.
+TEST(JsonSchema, LongNamesAreFollowed) {
+  const std::string name(60'000, 'a');
+  Reader reader(
+      Json({{"properties", {{name, {{"type", "null"}}}}}, {"additionalProperties", {{"type", "integer"}}}}));
+  EXPECT_TRUE(reader.accepts(R"({"aab":1})"));
+  EXPECT_TRUE(reader.begins(R"({"aaa)"));
+  EXPECT_FALSE(reader.begins(R"({"aab":n)"));
+}
+
+TEST(JsonSchema, ManyOptionalPropertiesAreFollowed) {
+  Json properties = Json::object();
+  for (int i = 0; i < 5000; ++i)
+    properties.get_ref<Json::object_t&>().push_back({"p" + std::to_string(i), true});
+  Reader reader(Json({{"properties", properties}}));
+  EXPECT_TRUE(reader.accepts(R"({"p4999":1})"));
+  EXPECT_TRUE(reader.accepts(R"({})"));
+  EXPECT_FALSE(reader.begins(R"({"q)"));
+}
+
+TEST(JsonSchema, LargeSchemasAreRefused) {
+  const auto refused = [](const Json& schema) {
+    EXPECT_THROW(make_schema_constraint(tokenizer(), schema), InputError);
+  };
+  refused({{"const", std::string(16 << 20, 'a')}});
+  refused({{"properties", {{std::string(1'000'000, 'a'), true}}}, {"additionalProperties", true}});
+  refused({{"required", std::vector<std::string>(1, std::string(2'000'000, 'a'))}});
+  Json names = Json::array(), numbers = Json::array();
+  for (int i = 0; i < 200'000; ++i) {
+    names.push_back("p" + std::to_string(i));
+    numbers.push_back(i % 10);
+  }
+  refused({{"required", names}});
+  refused({{"enum", numbers}});  // that many places to follow at once
+}
+
 // Feeds the tokens of a text; false as soon as one is not allowed.
 bool takes(TokenConstraint& constraint, const std::string& text) {
   for (int32_t id : tokenizer().encode(text, ParseSpecial::kNo)) {

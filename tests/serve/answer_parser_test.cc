@@ -83,6 +83,10 @@ TEST(ToolCall, ReadsArgumentsAsObjectOrText) {
                           R"({"name": "f", "arguments": "x"})"})
     EXPECT_TRUE(parse_tool_call(bad).empty()) << bad;
   EXPECT_TRUE(parse_tool_call(R"({"name": "f"})").at(0).id.starts_with("call_"));
+  // Copying it would take as many frames of the stack.
+  const std::string deep = R"({"a": )" + std::string(200'000, '[') + std::string(200'000, ']') + "}";
+  EXPECT_TRUE(parse_tool_call(R"({"name": "f", "arguments": )" + deep + "}").empty());
+  EXPECT_TRUE(parse_tool_call(Json({{"name", "f"}, {"arguments", deep}}).dump()).empty());
 }
 
 }  // namespace

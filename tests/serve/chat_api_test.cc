@@ -35,7 +35,8 @@ TEST(Chat, RefusesByNamingTheField) {
       {R"({"message": "x", "format": "yaml"})", "format"},
   };
   for (const auto& [body, field] : cases)
-    EXPECT_EQ(refusal_of([&] { parse_chat(Json::parse(body), sample_model()); }), std::pair(400, field))
+    EXPECT_EQ(refusal_of([&, body = body] { parse_chat(Json::parse(body), sample_model()); }),
+              std::pair(400, field))
         << body;
 }
 

@@ -22,6 +22,16 @@ TEST(RequestBody, RefusesDeepNestingBeforeItParses) {
   EXPECT_EQ(parse_request_body(brackets_in_text)["a"].get<std::string>().size(), 2001u);
 }
 
+TEST(RequestBody, RefusesObjectsWithVeryManyMembersBeforeItParses) {
+  // A million members, which the library would compare with each other.
+  std::string many = "{\"a\": {\"x\": 0";
+  for (int i = 0; i < 1'000'000; ++i) many += ",\"" + std::to_string(10'000'000 + i) + "\":0";
+  many += "}}";
+  EXPECT_EQ(refusal_of([&] { parse_request_body(many); }).first, 400);
+  const Json elements(std::vector<int>(1'000'000, 1));
+  EXPECT_EQ(parse_request_body(Json({{"a", elements}}).dump())["a"].size(), 1'000'000u);
+}
+
 TEST(Fields, NameTheFieldAndTakeNullForAbsent) {
   const Json body = {{"text", 5},       {"count", 1.5}, {"flag", "yes"}, {"list", {"a", 1}},
                      {"none", nullptr}, {"big", 1e300}, {"whole", 42.0}, {"huge", UINT64_MAX}};

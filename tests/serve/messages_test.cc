@@ -42,7 +42,8 @@ TEST(Messages, RefuseWhatTheModelCannotRead) {
        "messages[0].tool_calls[0].function.arguments"},
   };
   for (const auto& [body, field] : cases)
-    EXPECT_EQ(refusal_of([&] { to_template_messages(Json::parse(body), "messages"); }), std::pair(400, field))
+    EXPECT_EQ(refusal_of([&, body = body] { to_template_messages(Json::parse(body), "messages"); }),
+              std::pair(400, field))
         << body;
   for (const char* tools : {R"([{}])", R"([{"type": "retrieval"}])", R"([{"function": {}}])"})
     EXPECT_EQ(refusal_of([&] { to_template_tools(Json::parse(tools), "tools"); }).first, 400) << tools;

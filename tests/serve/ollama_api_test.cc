@@ -80,7 +80,7 @@ TEST(OllamaRequests, RefuseByNamingTheField) {
       {R"(, "prompt": "", "keep_alive": [])", "keep_alive"},
   };
   for (const auto& [extra, field] : cases)
-    EXPECT_EQ(refusal_of([&] { generate(extra); }), std::pair(400, field)) << extra;
+    EXPECT_EQ(refusal_of([&, extra = extra] { generate(extra); }), std::pair(400, field)) << extra;
   EXPECT_EQ(refusal_of([&] { chat(R"(, "messages": [{"role": "user", "content": 5}])"); }).second,
             "messages[0].content");
   EXPECT_EQ(refusal_of([&] { chat(R"(, "model": "llama3")"); }), std::pair(404, std::string("model")));

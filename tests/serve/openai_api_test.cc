@@ -71,7 +71,7 @@ TEST(OpenaiChat, RefusesByNamingTheField) {
       {R"(, "messages": "hi")", "messages"},
   };
   for (const auto& [extra, field] : cases)
-    EXPECT_EQ(refusal_of([&] { parse_chat_text(extra); }), std::pair(400, field)) << extra;
+    EXPECT_EQ(refusal_of([&, extra = extra] { parse_chat_text(extra); }), std::pair(400, field)) << extra;
   EXPECT_EQ(refusal_of([&] { parse_chat_text(R"(, "model": "gpt-4")"); }),
             std::pair(404, std::string("model")));
   EXPECT_EQ(refusal_of([&] { parse_openai_chat(Json::object(), sample_model()); }).second, "model");
