@@ -35,6 +35,11 @@ struct TensorInfo {
 // Tensors of one or several mapped files. Lookups are safe from several threads.
 class MappedTensors {
  public:
+  // Virtual: a model owns its reader, of whatever format, through this class.
+  virtual ~MappedTensors() = default;
+  MappedTensors(MappedTensors&&) = default;
+  MappedTensors& operator=(MappedTensors&&) = default;
+
   // In the order of the files and, within a file, of the data.
   const std::vector<TensorInfo>& tensors() const { return tensors_; }
   std::vector<std::string> names() const;

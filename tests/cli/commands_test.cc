@@ -93,7 +93,8 @@ TEST_F(Program, TokenizeMakesControlTokensOrCharacters) {
 }
 
 TEST_F(Program, GenerateContinuesAsTheReference) {
-  for (const json& entry : golden("reference").at("generate")) {
+  const json reference = golden("reference");
+  for (const json& entry : reference.at("generate")) {
     const json answer =
         ask({"generate", "--model", kMini, "--precision", "f32", "--raw", "--prompt", entry.at("prompt"),
              "--temperature", "0", "--max-tokens", std::to_string(entry.at("greedy_ids").size()), "--json"});

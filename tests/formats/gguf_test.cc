@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <memory>
+#include <type_traits>
 
 #include "base/error.h"
 #include "tests/scratch.h"
@@ -98,6 +100,15 @@ TEST(Gguf, EveryTruncationIsAnError) {
   const std::string whole = small_file(3);
   for (size_t size = 0; size < whole.size(); ++size)
     EXPECT_THROW(parse(whole.substr(0, size)), InputError) << size;
+}
+
+// As a model owns it. Without a virtual destructor the head would stay behind, which AddressSanitizer sees.
+TEST(Gguf, AReaderIsFreedThroughItsBase) {
+  static_assert(std::has_virtual_destructor_v<MappedTensors>);
+  TemporaryFolder scratch;
+  GgufWriter(scratch / "a.gguf", {{"general.name", std::string(1000, 'a')}}, {}).commit();
+  const std::unique_ptr<MappedTensors> reader = std::make_unique<GgufReader>(scratch / "a.gguf");
+  EXPECT_TRUE(reader->tensors().empty());
 }
 
 TEST(Gguf, GettersNameTheKey) {
