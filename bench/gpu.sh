@@ -27,6 +27,8 @@ measure "train 8b 8x2048 in one pass" train --shape qwen3-8b --tokens 2048 --mic
 measure "train 8b 2x4x2048 dropout 0.1" train --shape qwen3-8b --tokens 2048 --micro-batch 2 --accumulation 4 --dropout 0.1
 measure "train 8b seed: 4 samples of 256" train --shape qwen3-8b --tokens 256 --micro-batch 1 --accumulation 4 --dropout 0.1 --memory-budget 70GiB
 measure "train 8b seed in 8GiB" train --shape qwen3-8b --tokens 256 --micro-batch 1 --accumulation 4 --dropout 0.1 --memory-budget 8GiB
+measure "train 8b seed in 5GiB, offloaded" train --shape qwen3-8b --tokens 256 --micro-batch 1 --accumulation 4 --dropout 0.1 --memory-budget 5GiB
+measure "train 8b seed in 3GiB, offloaded" train --shape qwen3-8b --tokens 256 --micro-batch 1 --accumulation 4 --dropout 0.1 --memory-budget 3GiB
 measure "train 0.6b 2x4x2048" train --shape qwen3-0.6b --tokens 2048 --micro-batch 2 --accumulation 4 --dropout 0
 measure "train 4b 2x4x2048" train --shape qwen3-4b --tokens 2048 --micro-batch 2 --accumulation 4 --dropout 0
 measure "train 14b 2x4x2048" train --shape qwen3-14b --tokens 2048 --micro-batch 2 --accumulation 4 --dropout 0

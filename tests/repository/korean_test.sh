@@ -31,12 +31,13 @@ for file in english asked; do
   grep -q '^This machine$' "$scratch/$file" || { echo "the $file output is not English"; exit 1; }
 done
 
-# The last table is the plan: a heading and one line for each of the six stages.
+# The paragraph before the last ends with the plan: a heading and one line for each of the six stages.
 for file in korean english; do
-  tail -n 7 "$scratch/$file" | cell_columns >"$scratch/columns"
+  awk 'BEGIN { RS = "" } { before = last; last = $0 } END { print before }' "$scratch/$file" | tail -n 7 >"$scratch/plan"
+  cell_columns <"$scratch/plan" >"$scratch/columns"
   if [ "$(sort -u "$scratch/columns" | wc -l)" != 1 ] || [ "$(wc -w <"$scratch/columns")" != 35 ]; then
     echo "the table is not aligned (columns at which cells begin):"
-    tail -n 7 "$scratch/$file" | paste - "$scratch/columns"
+    paste "$scratch/plan" "$scratch/columns"
     exit 1
   fi
 done

@@ -334,7 +334,8 @@ FewTokenTuning best_tuning(int64_t tokens, DType dtype) {
   if (tokens > kMostOwnOperands)
     return {.ring_tiles = 3,
             .fewest_wgmma_tokens = is_plain ? kMostOwnOperands + 1 : FewTokenTuning().fewest_wgmma_tokens};
-  return {.ring_tiles = is_plain || dtype == DType::kNF4 ? kSmallRingMost : 3};
+  // Long rings leave the next kernel's blocks no room, and NF4's table takes some.
+  return {.ring_tiles = is_plain ? kSmallRingMost : dtype == DType::kNF4 ? 2 : 3};
 }
 
 bool few_token_linear(const OpContext& context, const AdaptedLinearArgs& args) {
