@@ -61,6 +61,13 @@ int scaled_step(DType dtype) {
   with_placed_format(dtype, [&](auto format) { step = ScaledTile<PlacedWeights<decltype(format)>>::kStep; });
   return step;
 }
+// BlockFactors of a tile.
+int scaled_blocks(DType dtype) {
+  int blocks = 0;
+  with_placed_format(dtype,
+                     [&](auto format) { blocks = ScaledTile<PlacedWeights<decltype(format)>>::kTileBlocks; });
+  return blocks;
+}
 
 int lay_out_shared(const FewTokenParams& p, FewTokenSmallPlan& plan, int slots) {
   plan.row_bytes = 2 * kTileColumns * plan.slice_tiles + 64;
@@ -82,8 +89,8 @@ int lay_out_shared(const FewTokenParams& p, FewTokenSmallPlan& plan, int slots) 
   plan.reductions = take(warps_of(plan) * 8);
   plan.factors = take(p.tokens * 4);
   plan.partials = take(partial_slots_of(plan) * kTileRows * p.tokens * 4);
-  plan.block_sums_stride = 16 * plan.slice_tiles;
-  plan.block_sums = take(plan.has_operands ? 0 : kMostOwnOperands * plan.block_sums_stride * 4);
+  plan.block_factors_stride = 2 * scaled_blocks(p.runs[0].dtype) * plan.slice_tiles;
+  plan.block_factors = take(plan.has_operands ? 0 : p.tokens * plan.block_factors_stride * 4);
   plan.zeros = take(plan.has_operands ? 0 : kScaledZeroBytes);
   plan.ring_slots = slots;
   plan.ring = take(warps_of(plan) * slots * plan.ring_slot);

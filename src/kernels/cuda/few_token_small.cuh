@@ -141,6 +141,9 @@ __device__ __forceinline__ void wait_for_copies(int pending) {
 // What a thread brings of x, times the norm's weight, into shared memory: eights of columns of a token.
 template <typename Weights>
 class OwnInput {
+  // Eights that a thread keeps, and eights of the norm's weights; others are read twice, or late.
+  static constexpr int kHeld = 6, kHeldNorms = 3;
+
  public:
   // Reads what does not depend on the kernel before.
   __device__ __forceinline__ OwnInput(const FewTokenParams& p, const FewTokenSmallPlan& plan,
@@ -156,89 +159,129 @@ class OwnInput {
       if (begin_ + i * step_ < eights_) load_whole_norm_8(p, first_k_ + 8 * (begin_ + i * step_), norm_[i]);
   }
 
-  // And into factors what finished sums are multiplied with: the inverses of the activations' powers of two,
-  // times the norm's 1 / rms(x). Ends with a barrier within.
+  // And into factors what finished sums are multiplied with: the norm's 1 / rms(x) and, for f16 and bf16, the
+  // inverses of the activations' powers of two. Ends with a barrier.
   __device__ __forceinline__ void stage(const FewTokenParams& p, const FewTokenSmallPlan& plan,
                                         unsigned char* shared) {
+    if (ScaledTile<Weights>::kIsThere && threadIdx.x < kScaledZeroBytes / 4)
+      reinterpret_cast<uint32_t*>(shared + plan.zeros)[threadIdx.x] = 0;
+    if constexpr (ScaledTile<Weights>::kHasBytes) {
+      stage_bytes(p, plan, shared);
+    } else {
+      stage_halves(p, plan, shared);
+    }
+  }
+
+ private:
+  __device__ __forceinline__ bool has_token(const FewTokenParams& p) const { return token_ < p.tokens; }
+  __device__ __forceinline__ unsigned char* row(const FewTokenSmallPlan& plan, unsigned char* shared) const {
+    return shared + plan.activations + token_ * plan.row_bytes;
+  }
+  // take(eight, x's values, the norm's) of the thread's eights, of which the first kHeld are read together.
+  template <typename Take>
+  __device__ __forceinline__ void for_held(const FewTokenParams& p, float (&held)[kHeld][8],
+                                           const Take& take) {
+    if (!has_token(p)) return;
+#pragma unroll
+    for (int i = 0; i < kHeld; ++i)
+      if (begin_ + i * step_ < eights_) load_whole_8(p, token_, first_k_ + 8 * (begin_ + i * step_), held[i]);
+#pragma unroll
+    for (int i = 0; i < kHeld; ++i) {
+      const int eight = begin_ + i * step_;
+      if (eight >= eights_) break;
+      float late[8];
+      if (i >= kHeldNorms && p.norm != nullptr) load_whole_norm_8(p, first_k_ + 8 * eight, late);
+      take(eight, held[i], i < kHeldNorms ? norm_[i < kHeldNorms ? i : 0] : late);
+    }
+  }
+  template <typename Take>
+  __device__ __forceinline__ void for_others(const FewTokenParams& p, const Take& take) const {
+#pragma unroll 1
+    for (int eight = begin_ + kHeld * step_; has_token(p) && eight < eights_; eight += step_) {
+      float values[8], norm[8] = {};
+      load_whole_8(p, token_, first_k_ + 8 * eight, values);
+      if (p.norm != nullptr) load_whole_norm_8(p, first_k_ + 8 * eight, norm);
+      take(eight, values, norm);
+    }
+  }
+  // The token's 1 / rms(x) from the sum of its squares.
+  static __device__ __forceinline__ float norm_factor(const FewTokenParams& p, float square) {
+    return p.norm == nullptr ? 1.0f : rsqrtf(square / static_cast<float>(p.columns) + p.epsilon);
+  }
+
+  // Blocks have units of their own: what is read is written at once.
+  __device__ __forceinline__ void stage_bytes(const FewTokenParams& p, const FewTokenSmallPlan& plan,
+                                              unsigned char* shared) {
+    float square = 0;
+    auto* blocks = reinterpret_cast<float*>(shared + plan.block_factors) + token_ * plan.block_factors_stride;
+    const auto take = [&](int eight, float(&values)[8], const float(&norm)[8]) {
+      if (p.norm != nullptr) {
+        square += squares_of(values);
+        scale_8(values, norm);
+      }
+      ScaledTile<Weights>::leave(values, eight, row(plan, shared), blocks);
+    };
+    float held[kHeld][8];
+    for_held(p, held, take);
+    for_others(p, take);
+    auto* reductions = reinterpret_cast<float*>(shared + plan.reductions);
+    square = warp_sum(square);
+    if (lane_index() == 0) reductions[warp_index()] = square;
+    __syncthreads();
+    // Not before: what the next kernel's blocks fetch ahead would keep the activations waiting.
+    grid_dependency_launch();
+    // Nobody needs it before the next barrier.
+    if (!has_token(p) || begin_ != 0) return;
+    square = 0;
+    for (int warp = 0; warp < plan.token_warps; ++warp)
+      square += reductions[token_ * plan.token_warps + warp];
+    reinterpret_cast<float*>(shared + plan.factors)[token_] = norm_factor(p, square);
+  }
+
+  // The largest magnitude of all comes first.
+  __device__ __forceinline__ void stage_halves(const FewTokenParams& p, const FewTokenSmallPlan& plan,
+                                               unsigned char* shared) {
     constexpr Operands kOperands = Weights::kOperands;
-    const bool has_token = token_ < p.tokens;
     float held[kHeld][8];
     float square = 0, largest = 0;
-    const auto read = [&](int eight, float(&values)[8]) {
-      load_whole_8(p, token_, first_k_ + 8 * eight, values);
-    };
-    const auto count = [&](float(&values)[8], const float(&norm)[8]) {
+    const auto count = [&](int, float(&values)[8], const float(&norm)[8]) {
       if (p.norm != nullptr) {
         square += squares_of(values);
         scale_8(values, norm);
       }
       largest = fmaxf(largest, largest_of(values));
     };
-    if (has_token) {
-#pragma unroll
-      for (int i = 0; i < kHeld; ++i)
-        if (begin_ + i * step_ < eights_) read(begin_ + i * step_, held[i]);
-#pragma unroll
-      for (int i = 0; i < kHeld; ++i) {
-        const int eight = begin_ + i * step_;
-        if (eight >= eights_) break;
-        float late[8];
-        if (i >= kHeldNorms && p.norm != nullptr) load_whole_norm_8(p, first_k_ + 8 * eight, late);
-        count(held[i], i < kHeldNorms ? norm_[i < kHeldNorms ? i : 0] : late);
-      }
-    }
-    const auto for_others = [&](auto&& take) {
-#pragma unroll 1
-      for (int eight = begin_ + kHeld * step_; has_token && eight < eights_; eight += step_) {
-        float values[8], norm[8] = {};
-        read(eight, values);
-        if (p.norm != nullptr) load_whole_norm_8(p, first_k_ + 8 * eight, norm);
-        take(eight, values, norm);
-      }
-    };
-    for_others([&](int, float(&values)[8], const float(&norm)[8]) { count(values, norm); });
+    for_held(p, held, count);
+    for_others(p, count);
     auto* reductions = reinterpret_cast<float2*>(shared + plan.reductions);
     square = warp_sum(square);
     largest = warp_max(largest);
     if (lane_index() == 0) reductions[warp_index()] = make_float2(square, largest);
-    if (ScaledTile<Weights>::kIsThere && threadIdx.x < kScaledZeroBytes / 4)
-      reinterpret_cast<uint32_t*>(shared + plan.zeros)[threadIdx.x] = 0;
     __syncthreads();
-    // Not before: what the next kernel's blocks fetch ahead would keep the activations waiting.
     grid_dependency_launch();
-    if (!has_token) return;
-    constexpr int kMostWarps = SmallShape<SmallInput::kOwn>::kWarps;
-    const int of_lane = lane_index() % kMostWarps;
-    const float2 of_warp =
-        of_lane < plan.token_warps ? reductions[token_ * plan.token_warps + of_lane] : make_float2(0, 0);
-    square = warp_sum<kMostWarps>(of_warp.x);
-    largest = warp_max<kMostWarps>(of_warp.y);
-    const PowerOfTwo power = power_for(largest);
-    if (begin_ == 0) {
-      float factor = power.inverse;
-      if (p.norm != nullptr) factor *= rsqrtf(square / static_cast<float>(p.columns) + p.epsilon);
-      reinterpret_cast<float*>(shared + plan.factors)[token_] = factor;
-    }
-    unsigned char* row = shared + plan.activations + token_ * plan.row_bytes;
-    float* sums = block_sums(plan, shared, token_);
-    const auto write = [&](int eight, float(&values)[8]) {
-      ScaledTile<Weights>::arrange(values);
-      const uint4 packed = pack_operands(kOperands, power.scale, values);
-      *reinterpret_cast<uint4*>(row + 2 * place_of_column(kOperands, 8 * eight)) = packed;
-      leave_block_sum<Weights>(packed, eight, sums);
-    };
+    if (has_token(p)) {
+      constexpr int kMostWarps = SmallShape<SmallInput::kOwn>::kWarps;
+      const int of_lane = lane_index() % kMostWarps;
+      const float2 of_warp =
+          of_lane < plan.token_warps ? reductions[token_ * plan.token_warps + of_lane] : make_float2(0, 0);
+      square = warp_sum<kMostWarps>(of_warp.x);
+      const PowerOfTwo power = power_for(warp_max<kMostWarps>(of_warp.y));
+      if (begin_ == 0)
+        reinterpret_cast<float*>(shared + plan.factors)[token_] = power.inverse * norm_factor(p, square);
+      const auto write = [&](int eight, const float(&values)[8]) {
+        *reinterpret_cast<uint4*>(row(plan, shared) + 2 * place_of_column(kOperands, 8 * eight)) =
+            pack_operands(kOperands, power.scale, values);
+      };
 #pragma unroll
-    for (int i = 0; i < kHeld; ++i)
-      if (begin_ + i * step_ < eights_) write(begin_ + i * step_, held[i]);
-    for_others([&](int eight, float(&values)[8], const float(&norm)[8]) {
-      if (p.norm != nullptr) scale_8(values, norm);
-      write(eight, values);
-    });
+      for (int i = 0; i < kHeld; ++i)
+        if (begin_ + i * step_ < eights_) write(begin_ + i * step_, held[i]);
+      for_others(p, [&](int eight, float(&values)[8], const float(&norm)[8]) {
+        if (p.norm != nullptr) scale_8(values, norm);
+        write(eight, values);
+      });
+    }
+    __syncthreads();
   }
-
- private:
-  // Eights that a thread keeps, and eights of the norm's weights; others are read twice, or late.
-  static constexpr int kHeld = 6, kHeldNorms = 3;
 
   int token_, step_;
   int eights_, begin_;  // eights of the slice, the thread's first
@@ -292,7 +335,7 @@ __device__ __forceinline__ void leave_sums(int tokens, float* slot, ScaledSums& 
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     // The lanes of a group have different columns.
-    const float sum = ScaledTile<Weights>::kFactor * warp_sum<4>(sums.of[i]);
+    const float sum = warp_sum<4>(sums.of[i]);
     if (pair == i % 2 && pair < tokens) slot[kTileRows * pair + group + 8 * (i / 2)] = sum;
     sums.of[i] = 0;
   }
@@ -327,19 +370,13 @@ template <typename Weights>
 struct SmallActivations<Weights, true> {
   using Sums = ScaledSums;
   ScaledOperands x;
-  const float* block_sums;
-  int stride;
   __device__ __forceinline__ SmallActivations(const FewTokenParams& p, const FewTokenSmallPlan& plan,
                                               unsigned char* shared)
-      : x(shared + plan.activations, plan.row_bytes, shared + plan.zeros, p.tokens),
-        block_sums(cuda::block_sums(plan, shared, 0)),
-        stride(plan.block_sums_stride) {}
+      : x(ScaledTile<Weights>::operands(plan, shared, p.tokens)) {}
   __device__ __forceinline__ void multiply(const WeightTables& tables,
                                            const typename ScaledTile<Weights>::Tile& tile, int column,
                                            Sums& sums) const {
-    constexpr int kBlocks =
-        ScaledTile<Weights>::kBlockColumns == 0 ? 0 : kTileColumns / ScaledTile<Weights>::kBlockColumns;
-    ScaledTile<Weights>::multiply(tables, tile, x.at(column), block_sums + kBlocks * column, stride, sums);
+    ScaledTile<Weights>::multiply(tables, tile, x, column, sums);
   }
 };
 
@@ -439,14 +476,14 @@ __device__ __forceinline__ void take_small_rows(const FewTokenParams& p, const F
   if constexpr (kInput == SmallInput::kOperands) {
     wait();
     copy_operands(p, plan, Weights::kOperands, slice_first, shared);
+    __syncthreads();
+    // Not before: what the next kernel's blocks fetch ahead would keep the activations waiting.
+    grid_dependency_launch();
   } else {
     OwnInput<Weights> input(p, plan, slice_first);
     wait();
     input.stage(p, plan, shared);
   }
-  __syncthreads();
-  // Not before: what the next kernel's blocks fetch ahead would keep the activations waiting.
-  if constexpr (kInput == SmallInput::kOperands) grid_dependency_launch();
 
   const SmallActivations<Weights, kScaled> x(p, plan, shared);
   const int slot_floats = kTileRows * p.tokens;

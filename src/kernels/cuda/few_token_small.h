@@ -52,8 +52,8 @@ struct FewTokenSmallPlan {
   int row_bytes;  // of a token's activations in shared memory
   // Where things lie in shared memory; NF4's table comes first, so that its address is a constant.
   int activations, reductions, factors, partials, ring;
-  int block_sums, block_sums_stride, zeros;  // of few_token_scaled.cuh; floats of a token
-  int ring_slot, ring_slots;                 // bytes of a tile in the ring; tiles of a warp's ring
+  int block_factors, block_factors_stride, zeros;  // of few_token_scaled.cuh; floats of a token
+  int ring_slot, ring_slots;                       // bytes of a tile in the ring; tiles of a warp's ring
 };
 
 // Fills in the slices of params, the plan and the launch's shape. false: not for this kernel.

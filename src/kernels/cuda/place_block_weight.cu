@@ -163,7 +163,10 @@ __device__ void store_bytes(const Values& values, uint8_t* to) {
   for (int i = threadIdx.x; i < 4 * 2 * kWarp * 4; i += kThreads) {
     const int word = i % 4, lane = i / 4 % kWarp, r = i / (4 * kWarp) % 2, u = i / (8 * kWarp);
     uint32_t bits = 0;
-    for (int k = 0; k < 4; ++k) bits |= value_of(values, lane, r, u, 4 * word + k) << (8 * k);
+    for (int k = 0; k < 8; ++k) {
+      const int byte = byte_of_column(k);
+      if (byte / 4 == word % 2) bits |= value_of(values, lane, r, u, 8 * (word / 2) + k) << (8 * (byte % 4));
+    }
     reinterpret_cast<uint32_t*>(to)[i] = bits;
   }
 }
@@ -173,9 +176,10 @@ __device__ void store_nibbles(const Values& values, int destination, uint8_t* to
     const int r = i / 2 % 2, half = i % 2, lane = i / 4 % kWarp, u = i / (4 * kWarp);
     uint32_t bits = 0;
     for (int k = 0; k < 8; ++k) {
-      const uint32_t value = value_of(values, lane, r, u, 8 * half + k);
-      for (int bit = 0; bit < 4; ++bit)
-        bits |= (value >> bit & 1u) << nibble_bit(destination, k / 2, bit, k % 2);
+      const uint32_t value = value_of(values, lane, r, u, 8 * half + k) & 15u;
+      const int at = nibble_bit(destination, byte_of_column(k));
+      bits |= value << at;
+      if (at > 28) bits |= value >> (32 - at);
     }
     reinterpret_cast<uint32_t*>(to)[i] = bits;
   }
@@ -185,8 +189,10 @@ __device__ void store_two_bits(const Values& values, int from, uint8_t* to) {
   for (int i = threadIdx.x; i < 4 * kWarp * 2; i += kThreads) {
     const int r = i % 2, lane = i / 2 % kWarp, u = i / (2 * kWarp);
     uint32_t bits = 0;
-    for (int k = 0; k < 16; ++k)
-      bits |= (value_of(values, lane, r, u, k) >> from & 3u) << (2 * (k / 2) + 16 * (k % 2));
+    for (int k = 0; k < 16; ++k) {
+      const int byte = byte_of_column(k % 8), word = 2 * (k / 8) + byte / 4;
+      bits |= (value_of(values, lane, r, u, k) >> from & 3u) << (8 * (byte % 4) + 2 * word);
+    }
     reinterpret_cast<uint32_t*>(to)[i] = bits;
   }
 }
@@ -196,8 +202,10 @@ __device__ void store_one_bit(const Values& values, int from, uint8_t* to) {
     const int lane = i % kWarp, u = i / kWarp;
     uint32_t bits = 0;
     for (int r = 0; r < 2; ++r)
-      for (int k = 0; k < 16; ++k)
-        bits |= (value_of(values, lane, r, u, k) >> from & 1u) << (8 * r + k / 2 + 16 * (k % 2));
+      for (int k = 0; k < 16; ++k) {
+        const int byte = byte_of_column(k % 8), word = 2 * (k / 8) + byte / 4;
+        bits |= (value_of(values, lane, r, u, k) >> from & 1u) << (8 * (byte % 4) + 4 * r + word);
+      }
     reinterpret_cast<uint32_t*>(to)[i] = bits;
   }
 }

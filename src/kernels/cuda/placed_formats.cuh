@@ -7,9 +7,8 @@
 //   pair(unit, r, i)           the bits of two neighbours as f16 numbers that count the stored value
 //   whole(pair)                the weights without scale and minimum: exact whole numbers
 //   scales(tile, row, p, h, out)  of lane p's half h of a row: weight = scale * whole - minimum
-//   kSumStep, kSumOrigin, sum_pair(unit, r, i)  whole = kSumStep * (the f16 pair - kSumOrigin) where the
-//                   activations were arranged: sum_pair is cheaper than pair where it may be
-//   arrange(values), sum(values)  eight neighbouring activations for sum_pair, and the sum of arranged ones
+//   bytes(unit, r, s)          word s of the stored values, times kByteSteps, as unsigned bytes
+//   kByteSteps, kOrigin        the whole number is stored value - kOrigin
 //   Factors, factors(tile, row, p, h, out)    those scales as f16, and
 //   weights(pair, factors)     the weights as f16, for products
 // f16 numbers are made without arithmetic: under the exponent of 1 the mantissa's upper bits count.
@@ -47,12 +46,33 @@ template <int kDestination>
 __device__ __forceinline__ uint32_t nibbles(uint32_t word, int f) {
   return and_or(moved_nibbles(word, f), 0x000F000Fu << kDestination, kOnes);
 }
-// `others` with two bits (or one) from bit `from` of both halves, at bit `to`.
-__device__ __forceinline__ uint32_t add_two_bits(uint32_t word, int from, int to, uint32_t others) {
-  return and_or(shift_right(word, from - to), 0x00030003u << to, others);
+// The lowest bit of pair i in a unit's plane of 2 bits, and of 1 bit of row 0: where its first value's byte
+// has its word's bits. f = 3: the second one comes before it.
+constexpr int byte_plane_bit(int i, int word_bits) {
+  const int byte = byte_of_column(2 * (i % 4));
+  return 8 * (byte % 4) + word_bits * (2 * (i / 4) + byte / 4);
 }
-__device__ __forceinline__ uint32_t add_one_bit(uint32_t word, int from, int to, uint32_t others) {
-  return and_or(shift_right(word, from - to), 0x00010001u << to, others);
+__device__ __forceinline__ uint32_t rotate_right(uint32_t word, int bits) {
+  return bits == 0 ? word : __funnelshift_r(word, word, static_cast<uint32_t>(bits));
+}
+// `others` with two bits (or one) of pair i of a plane, at bit `to`.
+__device__ __forceinline__ uint32_t add_two_bits(uint32_t word, int i, int to, uint32_t others) {
+  return and_or(rotate_right(word, byte_plane_bit(i, 2) - to), 0x00030003u << to, others);
+}
+__device__ __forceinline__ uint32_t add_one_bit(uint32_t word, int r, int i, int to, uint32_t others) {
+  return and_or(rotate_right(word, byte_plane_bit(i, 1) + 4 * r - to), 0x00010001u << to, others);
+}
+
+// Bytes of word s from the planes, at bit `to`.
+template <int kDestination>
+__device__ __forceinline__ uint32_t nibble_bytes(uint32_t word, int s) {
+  return rotate_right(word, s % 2 == 0 ? 0 : 4) & 0x0F0F0F0Fu << (kDestination - 4);
+}
+__device__ __forceinline__ uint32_t add_two_bit_bytes(uint32_t word, int s, int to, uint32_t others) {
+  return and_or(shift_right(word, 2 * s - to), 0x03030303u << to, others);
+}
+__device__ __forceinline__ uint32_t add_one_bit_bytes(uint32_t word, int r, int s, int to, uint32_t others) {
+  return and_or(shift_right(word, 4 * r + s - to), 0x01010101u << to, others);
 }
 
 // 2^23 + n: n in the low end of a float's mantissa.
@@ -94,22 +114,11 @@ __device__ __forceinline__ float2 whole_of(uint32_t pair) {
   return make_float2(fmaf(ones.x, kSteps, -kSteps - kBias), fmaf(ones.y, kSteps, -kSteps - kBias));
 }
 
-// Sums of sum_pair times activations, eight of which are arranged for it: as they are.
-struct StoredSums {
-  static __device__ __forceinline__ void arrange(float (&)[8]) {}
-  static __device__ __forceinline__ float sum(const float (&values)[8]) {
-    float all = 0;
-#pragma unroll
-    for (const float value : values) all += value;
-    return all;
-  }
-};
-
 // weight = kSteps * scale * (pair - 1) - minimum, in one operation.
 template <int kSteps>
-struct WithMinimum : StoredSums {
+struct WithMinimum {
   static constexpr bool kHasMinimum = true;
-  static constexpr float kSumStep = kSteps, kSumOrigin = 1;
+  static constexpr int kOrigin = 0;
   struct Factors {
     __half2 factor, offset;
   };
@@ -123,9 +132,8 @@ struct WithMinimum : StoredSums {
 };
 // weight = kSteps * scale * (pair - kMiddle): the difference is exact.
 template <int kSteps>
-struct WithoutMinimum : StoredSums {
+struct WithoutMinimum {
   static constexpr bool kHasMinimum = false;
-  static constexpr float kSumStep = kSteps, kSumOrigin = 1.5f;
   struct Factors {
     __half2 factor;
   };
@@ -194,7 +202,7 @@ __device__ __forceinline__ void factors_by_scales(const uint8_t* tile, int row, 
 
 struct FormatQ4K : format_detail::WithMinimum<16> {
   static constexpr DType kDType = DType::kQ4_K;
-  static constexpr int kBytes = placed_tile_bytes(kDType), kGroups = 1;
+  static constexpr int kBytes = placed_tile_bytes(kDType), kGroups = 1, kByteSteps = 4;
   using Unit = format_detail::Nibbles;
   static __device__ __forceinline__ Unit unit(const uint8_t* tile, int lane, int u) {
     return format_detail::load_nibbles(tile, lane, u);
@@ -202,24 +210,8 @@ struct FormatQ4K : format_detail::WithMinimum<16> {
   static __device__ __forceinline__ uint32_t pair(const Unit& unit, int r, int i) {
     return format_detail::nibbles<nibble_destination(kDType)>(unit.word[2 * r + i / 4], i % 4);
   }
-  // Numbers below 2^-14, value * 2^-18: the bits as they lie. Two of four pairs lie four bits lower; one of
-  // these is turned around by the rotation.
-  static constexpr float kSumStep = 1 << 18, kSumOrigin = 0;
-  static __device__ __forceinline__ uint32_t sum_pair(const Unit& unit, int r, int i) {
-    const uint32_t word = unit.word[2 * r + i / 4];
-    const uint32_t turned = i % 4 < 2 ? word : __byte_perm(word, 0, 0x2103);
-    return turned & (i % 4 == 0 || i % 4 == 3 ? 0x03C003C0u : 0x003C003Cu);
-  }
-  static __device__ __forceinline__ void arrange(float (&values)[8]) {
-    const float second = 16 * values[4];
-    values[2] *= 16;
-    values[3] *= 16;
-    values[4] = 16 * values[5];
-    values[5] = second;
-  }
-  static __device__ __forceinline__ float sum(const float (&values)[8]) {
-    return values[0] + values[1] + values[6] + values[7] +
-           (values[2] + values[3] + values[4] + values[5]) * 0.0625f;
+  static __device__ __forceinline__ uint32_t bytes(const Unit& unit, int r, int s) {
+    return format_detail::nibble_bytes<nibble_destination(kDType)>(unit.word[2 * r + s / 2], s);
   }
   static __device__ __forceinline__ float2 whole(uint32_t pair) {
     return format_detail::whole_of<16, 0>(pair);
@@ -236,7 +228,7 @@ struct FormatQ4K : format_detail::WithMinimum<16> {
 
 struct FormatQ5K : format_detail::WithMinimum<32> {
   static constexpr DType kDType = DType::kQ5_K;
-  static constexpr int kBytes = placed_tile_bytes(kDType), kGroups = 1;
+  static constexpr int kBytes = placed_tile_bytes(kDType), kGroups = 1, kByteSteps = 2;
   struct Unit {
     format_detail::Nibbles low;
     uint32_t fifth;
@@ -247,11 +239,13 @@ struct FormatQ5K : format_detail::WithMinimum<32> {
   }
   static __device__ __forceinline__ uint32_t pair(const Unit& unit, int r, int i) {
     return format_detail::add_one_bit(
-        unit.fifth, 8 * r + i, 9,
+        unit.fifth, r, i, 9,
         format_detail::nibbles<nibble_destination(kDType)>(unit.low.word[2 * r + i / 4], i % 4));
   }
-  static __device__ __forceinline__ uint32_t sum_pair(const Unit& unit, int r, int i) {
-    return pair(unit, r, i);
+  static __device__ __forceinline__ uint32_t bytes(const Unit& unit, int r, int s) {
+    return format_detail::add_one_bit_bytes(
+        unit.fifth, r, s, 5,
+        format_detail::nibble_bytes<nibble_destination(kDType)>(unit.low.word[2 * r + s / 2], s));
   }
   static __device__ __forceinline__ float2 whole(uint32_t pair) {
     return format_detail::whole_of<32, 0>(pair);
@@ -268,7 +262,8 @@ struct FormatQ5K : format_detail::WithMinimum<32> {
 
 struct FormatQ6K : format_detail::WithoutMinimum<64> {
   static constexpr DType kDType = DType::kQ6_K;
-  static constexpr int kBytes = placed_tile_bytes(kDType), kGroups = 2;
+  static constexpr int kBytes = placed_tile_bytes(kDType), kGroups = 2, kByteSteps = 1;
+  static constexpr int kOrigin = 32;
   struct Unit {
     format_detail::Nibbles low;
     format_detail::TwoBits upper;
@@ -278,11 +273,13 @@ struct FormatQ6K : format_detail::WithoutMinimum<64> {
   }
   static __device__ __forceinline__ uint32_t pair(const Unit& unit, int r, int i) {
     return format_detail::add_two_bits(
-        unit.upper.word[r], 2 * i, 8,
+        unit.upper.word[r], i, 8,
         format_detail::nibbles<nibble_destination(kDType)>(unit.low.word[2 * r + i / 4], i % 4));
   }
-  static __device__ __forceinline__ uint32_t sum_pair(const Unit& unit, int r, int i) {
-    return pair(unit, r, i);
+  static __device__ __forceinline__ uint32_t bytes(const Unit& unit, int r, int s) {
+    return format_detail::add_two_bit_bytes(
+        unit.upper.word[r], s, 4,
+        format_detail::nibble_bytes<nibble_destination(kDType)>(unit.low.word[2 * r + s / 2], s));
   }
   static __device__ __forceinline__ float2 whole(uint32_t pair) {
     return format_detail::whole_of<64, 32>(pair);
@@ -302,7 +299,8 @@ struct FormatQ6K : format_detail::WithoutMinimum<64> {
 
 struct FormatQ3K : format_detail::WithoutMinimum<8> {
   static constexpr DType kDType = DType::kQ3_K;
-  static constexpr int kBytes = placed_tile_bytes(kDType), kGroups = 2;
+  static constexpr int kBytes = placed_tile_bytes(kDType), kGroups = 2, kByteSteps = 1;
+  static constexpr int kOrigin = 4;
   struct Unit {
     format_detail::TwoBits low;
     uint32_t third;
@@ -313,11 +311,11 @@ struct FormatQ3K : format_detail::WithoutMinimum<8> {
   }
   static __device__ __forceinline__ uint32_t pair(const Unit& unit, int r, int i) {
     return format_detail::add_one_bit(
-        unit.third, 8 * r + i, 9,
-        format_detail::add_two_bits(unit.low.word[r], 2 * i, 7, format_detail::kOnes));
+        unit.third, r, i, 9, format_detail::add_two_bits(unit.low.word[r], i, 7, format_detail::kOnes));
   }
-  static __device__ __forceinline__ uint32_t sum_pair(const Unit& unit, int r, int i) {
-    return pair(unit, r, i);
+  static __device__ __forceinline__ uint32_t bytes(const Unit& unit, int r, int s) {
+    return format_detail::add_one_bit_bytes(unit.third, r, s, 2,
+                                            format_detail::add_two_bit_bytes(unit.low.word[r], s, 0, 0));
   }
   static __device__ __forceinline__ float2 whole(uint32_t pair) {
     return format_detail::whole_of<8, 4>(pair);
@@ -337,16 +335,16 @@ struct FormatQ3K : format_detail::WithoutMinimum<8> {
 
 struct FormatQ2K : format_detail::WithMinimum<4> {
   static constexpr DType kDType = DType::kQ2_K;
-  static constexpr int kBytes = placed_tile_bytes(kDType), kGroups = 2;
+  static constexpr int kBytes = placed_tile_bytes(kDType), kGroups = 2, kByteSteps = 1;
   using Unit = format_detail::TwoBits;
   static __device__ __forceinline__ Unit unit(const uint8_t* tile, int lane, int u) {
     return format_detail::load_two_bits(tile, lane, u);
   }
   static __device__ __forceinline__ uint32_t pair(const Unit& unit, int r, int i) {
-    return format_detail::add_two_bits(unit.word[r], 2 * i, 8, format_detail::kOnes);
+    return format_detail::add_two_bits(unit.word[r], i, 8, format_detail::kOnes);
   }
-  static __device__ __forceinline__ uint32_t sum_pair(const Unit& unit, int r, int i) {
-    return pair(unit, r, i);
+  static __device__ __forceinline__ uint32_t bytes(const Unit& unit, int r, int s) {
+    return format_detail::add_two_bit_bytes(unit.word[r], s, 0, 0);
   }
   static __device__ __forceinline__ float2 whole(uint32_t pair) {
     return format_detail::whole_of<4, 0>(pair);
@@ -371,8 +369,8 @@ struct FormatQ2K : format_detail::WithMinimum<4> {
 
 struct FormatQ8_0 : format_detail::WithoutMinimum<1> {
   static constexpr DType kDType = DType::kQ8_0;
-  static constexpr int kBytes = placed_tile_bytes(kDType), kGroups = 1;
-  static constexpr float kSumOrigin = 1152;
+  static constexpr int kBytes = placed_tile_bytes(kDType), kGroups = 1, kByteSteps = 1;
+  static constexpr int kOrigin = 128;
   struct Unit {
     uint32_t word[2][4];
   };
@@ -388,11 +386,10 @@ struct FormatQ8_0 : format_detail::WithoutMinimum<1> {
   }
   // 1024 + value + 128
   static __device__ __forceinline__ uint32_t pair(const Unit& unit, int r, int i) {
-    return __byte_perm(unit.word[r][i / 2], 0x64646464u, i % 2 == 0 ? 0x4140 : 0x4342);
+    const int f = i % 4, word = 2 * (i / 4) + (f == 0 || f == 3 ? 1 : 0);
+    return __byte_perm(unit.word[r][word], 0x64646464u, f < 2 ? 0x4240 : f == 2 ? 0x4341 : 0x4143);
   }
-  static __device__ __forceinline__ uint32_t sum_pair(const Unit& unit, int r, int i) {
-    return pair(unit, r, i);
-  }
+  static __device__ __forceinline__ uint32_t bytes(const Unit& unit, int r, int s) { return unit.word[r][s]; }
   static __device__ __forceinline__ float2 whole(uint32_t pair) {
     const float2 based = unpack_f16(pair);
     return make_float2(based.x - 1152.0f, based.y - 1152.0f);
@@ -412,7 +409,8 @@ struct FormatQ8_0 : format_detail::WithoutMinimum<1> {
 
 struct FormatQ4_0 : format_detail::WithoutMinimum<16> {
   static constexpr DType kDType = DType::kQ4_0;
-  static constexpr int kBytes = placed_tile_bytes(kDType), kGroups = 1;
+  static constexpr int kBytes = placed_tile_bytes(kDType), kGroups = 1, kByteSteps = 4;
+  static constexpr int kOrigin = 8;
   using Unit = format_detail::Nibbles;
   static __device__ __forceinline__ Unit unit(const uint8_t* tile, int lane, int u) {
     return format_detail::load_nibbles(tile, lane, u);
@@ -420,8 +418,8 @@ struct FormatQ4_0 : format_detail::WithoutMinimum<16> {
   static __device__ __forceinline__ uint32_t pair(const Unit& unit, int r, int i) {
     return format_detail::nibbles<nibble_destination(kDType)>(unit.word[2 * r + i / 4], i % 4);
   }
-  static __device__ __forceinline__ uint32_t sum_pair(const Unit& unit, int r, int i) {
-    return pair(unit, r, i);
+  static __device__ __forceinline__ uint32_t bytes(const Unit& unit, int r, int s) {
+    return format_detail::nibble_bytes<nibble_destination(kDType)>(unit.word[2 * r + s / 2], s);
   }
   static __device__ __forceinline__ float2 whole(uint32_t pair) {
     return format_detail::whole_of<16, 8>(pair);

@@ -8,15 +8,19 @@
 // Lane (g, p) = (lane / 4, lane % 4) of mma.m16n8k16 has, of the rows g (r = 0) and g + 8 (r = 1), the
 // columns 64 p .. 64 p + 63: whole blocks of its own, so that no lane decodes another's scales. Which columns
 // meet in a product is up to us as long as the activations follow the same order. 16 of them are a unit u, in
-// pairs i < 8 of neighbours. Planes of bits:
-//   8 bits: [unit][r][32 lanes] four words: 16 bytes, column after column
-//   4 bits: [unit][32 lanes] four words, word 2 r + i / 4 has pair i, see below
-//   2 bits: [unit][32 lanes] two words, word r has pair i at bits 2 i and 2 i + 16
-//   1 bit:  [unit][32 lanes] one word with pair i of row r at bit 8 r + i, + 16
-// The four pairs of a word of 4 bits lie so that one operation brings each to bits B .. B + 3 and B + 16 ..
-// B + 19, the place in the mantissas of two f16 where the dtype needs it: as they are (f = i % 4 = 0), after
-// a shift left by 4 (f = 1), right by 4 (2), or a rotation left by 8 (3). So a pair becomes two numbers 1 +
-// value / 2^bits by that operation and one of logic.
+// pairs i < 8 of neighbours, and in two eights e. The bytes of two words have the columns of an eight in this
+// order: 2 4 3 5, 0 7 1 6 (byte_of_column). So a unit has four words s = 2 e + (0 or 1) of bytes. Planes of
+// bits:
+//   8 bits: [unit][r][32 lanes] four words s
+//   4 bits: [unit][32 lanes] four words, word 2 r + e has words 2 e and 2 e + 1: see below
+//   2 bits: [unit][32 lanes] two words, word r has those of word s at bits 2 s of its bytes
+//   1 bit:  [unit][32 lanes] one word with the bits of row r and word s at bit 4 r + s of its bytes
+// In a word of 4 bits, those of word 2 e lie at bits B - 4 .. B - 1 of its bytes, those of word 2 e + 1
+// behind them, B .. B + 3, the last ones going on at bit 0. One operation and one of logic make bytes of
+// them; and one brings a pair to bits B .. B + 3 and B + 16 .. B + 19, the place in the mantissas of two f16
+// where the dtype needs it: as they are (f = i % 4 = 0), after a shift left by 4 (f = 1), right by 4 (2), or
+// a rotation left by 8 (3). So a pair becomes two numbers 1 + value / 2^bits by that operation and one of
+// logic. Pairs of other planes come to their place by a shift or, f = 3, a rotation.
 //
 //            planes                     B      scales
 //   Q4_K     4 bits                     6      [16 rows]: d, dmin, then three words whose bytes p are the 24
@@ -42,11 +46,15 @@ namespace onggi::cuda {
 
 inline constexpr int kTileRows = 16, kTileColumns = 256;
 
-// Bits of a pair's place in a word of a plane of 4 bits: what bit of value `odd` lies at which bit, for the
-// destination B, after which operation.
-constexpr int nibble_bit(int destination, int f, int bit, int odd) {
-  const int to = destination + bit + 16 * odd;
-  return f == 0 ? to : f == 1 ? to - 4 : f == 2 ? to + 4 : (to + 24) % 32;
+// Where in the eight bytes of two words a column of an eight is.
+constexpr int byte_of_column(int column) {
+  constexpr int kBytes[8] = {4, 6, 0, 2, 1, 3, 7, 5};
+  return kBytes[column];
+}
+// The bit of a word of 4 bits at which the lowest bit of a byte of the eight lies, for the destination B; the
+// others follow, after bit 31 at bit 0.
+constexpr int nibble_bit(int destination, int byte) {
+  return 8 * (byte % 4) + destination - (byte < 4 ? 4 : 0);
 }
 // B.
 constexpr int nibble_destination(DType dtype) {

@@ -36,8 +36,6 @@ __device__ __forceinline__ uint32_t shared_address(const void* shared) {
 //   m16n8k32, 8-bit:   a[0] = A[group][4 pair .. +3]        a[1] = A[group + 8][4 pair .. +3]
 //                      a[2] = A[group][4 pair + 16 .. +19]  a[3] = A[group + 8][4 pair + 16 .. +19]
 //                      b0 = B[4 pair .. +3][group]          b1 = B[4 pair + 16 .. +19][group]
-//   m16n8k16, 8-bit:   a[0] = A[group][4 pair .. +3]        a[1] = A[group + 8][4 pair .. +3]
-//                      b = B[4 pair .. +3][group]
 //   m16n8k8, tf32:     a[0] = A[group][pair]      a[1] = A[group + 8][pair]
 //                      a[2] = A[group][pair + 4]  a[3] = A[group + 8][pair + 4]
 //                      b0 = B[pair][group]        b1 = B[pair + 4][group]
@@ -107,20 +105,14 @@ __device__ __forceinline__ void mma_m16n8k8_tf32(float (&d)[4], const uint32_t (
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
-// Inputs signed bytes, sums int32 (no saturation).
-__device__ __forceinline__ void mma_m16n8k32_s8(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0,
-                                                uint32_t b1) {
+// Inputs bytes, A's unsigned and B's signed; sums int32 (no saturation).
+__device__ __forceinline__ void mma_m16n8k32_u8_s8(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0,
+                                                   uint32_t b1) {
   asm volatile(
-      "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
       "{%0, %1, %2, %3};"
       : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-__device__ __forceinline__ void mma_m16n8k16_s8(int32_t (&d)[4], const uint32_t (&a)[2], uint32_t b) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
-      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(b));
 }
 // cvt.rna.tf32.f32: the nearest tf32, as f32 bits.
 __device__ __forceinline__ uint32_t round_to_tf32(float x) {
@@ -174,42 +166,15 @@ __device__ __forceinline__ uint32_t and_or(uint32_t a, uint32_t b, uint32_t c) {
   asm("lop3.b32 %0, %1, %2, %3, 0xEA;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
   return d;
 }
-// c + sum of the products of the four bytes of a and b: both signed, or a unsigned.
-__device__ __forceinline__ int32_t dp4a_s8(uint32_t a, uint32_t b, int32_t c) {
-  int32_t d;
-  asm("dp4a.s32.s32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
-  return d;
-}
-__device__ __forceinline__ int32_t dp4a_u8_s8(uint32_t a, uint32_t b, int32_t c) {
-  int32_t d;
-  asm("dp4a.u32.s32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
-  return d;
-}
 
 // --- Loads that leave no trace
 // --------------------------------------------------------------------------------- For data that is read
 // once, such as weights while decoding: not kept in L1. Not for data that the same kernel writes. Aligned to
 // their size.
-__device__ __forceinline__ uint4 load_once_16(const void* global) {
-  uint4 v;
-  asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-               : "l"(global));
-  return v;
-}
-__device__ __forceinline__ uint2 load_once_8(const void* global) {
-  uint2 v;
-  asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(global));
-  return v;
-}
 __device__ __forceinline__ uint32_t load_once_4(const void* global) {
   uint32_t v;
   asm volatile("ld.global.nc.L1::no_allocate.u32 %0, [%1];" : "=r"(v) : "l"(global));
   return v;
-}
-// Brings the cache line into L2. The address must be one of the device's memory.
-__device__ __forceinline__ void prefetch_l2(const void* global) {
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
 }
 
 // --- Order

@@ -76,10 +76,11 @@ inline float element(const float*, uint32_t word, int) {
   return __uint_as_float(word & 0xFFFFE000U);
 }  // tf32
 inline int32_t element(const int8_t*, uint32_t word, int i) { return static_cast<int8_t>(word >> (8 * i)); }
+inline int32_t element(const uint8_t*, uint32_t word, int i) { return static_cast<uint8_t>(word >> (8 * i)); }
 
 // A fragment's registers come in `in`: a, then b, then c. An [16, kDepth] operand has, of each register, one
 // 32-bit word for rows group and group + 8 and for each 4 words of depth.
-template <typename Input, typename Sum, int kDepth>
+template <typename Input, typename InputB, typename Sum, int kDepth>
 void multiply(LaneData* const* lanes, unsigned mask) {
   expect_all_lanes("mma", mask);
   constexpr int kPerWord = std::is_same_v<Input, float> ? 1 : 4 / static_cast<int>(sizeof(Input));
@@ -87,6 +88,7 @@ void multiply(LaneData* const* lanes, unsigned mask) {
   constexpr int kSpans = kDepth / kSpan;
   using Wide = std::conditional_t<std::is_same_v<Sum, float>, double, int64_t>;
   constexpr const Input* kType = nullptr;
+  constexpr const InputB* kTypeB = nullptr;
   Wide a[16][kDepth], b[kDepth][8];
   for (int lane = 0; lane < kLanes; ++lane) {
     const int group = lane / 4, pair = lane % 4;
@@ -95,7 +97,7 @@ void multiply(LaneData* const* lanes, unsigned mask) {
         const int k = span * kSpan + pair * kPerWord + i;
         a[group][k] = element(kType, lanes[lane]->in[2 * span], i);
         a[group + 8][k] = element(kType, lanes[lane]->in[2 * span + 1], i);
-        b[k][group] = element(kType, lanes[lane]->in[2 * kSpans + span], i);
+        b[k][group] = element(kTypeB, lanes[lane]->in[2 * kSpans + span], i);
       }
     }
   }
@@ -112,14 +114,14 @@ void multiply(LaneData* const* lanes, unsigned mask) {
   }
 }
 
-template <typename Input, int kDepth, typename Sum, int kSpansTwice>
+template <typename Input, int kDepth, typename InputB = Input, typename Sum, int kSpansTwice>
 void mma(const char* name, Sum (&d)[4], const uint32_t (&a)[kSpansTwice], const uint32_t* b) {
   LaneData& data = emulator::lane_data();
   constexpr int kSpans = kSpansTwice / 2;
   for (int i = 0; i < kSpansTwice; ++i) data.in[i] = a[i];
   for (int i = 0; i < kSpans; ++i) data.in[kSpansTwice + i] = b[i];
   std::memcpy(&data.in[3 * kSpans], d, sizeof d);
-  warp_operation(name, 0xFFFFFFFFU, multiply<Input, Sum, kDepth>);
+  warp_operation(name, 0xFFFFFFFFU, multiply<Input, InputB, Sum, kDepth>);
   std::memcpy(d, data.out, sizeof d);
 }
 
@@ -156,12 +158,9 @@ inline void mma_m16n8k8_tf32(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,
   const uint32_t b[2] = {b0, b1};
   ptx_detail::mma<float, 8>("mma_m16n8k8_tf32", d, a, b);
 }
-inline void mma_m16n8k32_s8(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+inline void mma_m16n8k32_u8_s8(int32_t (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   const uint32_t b[2] = {b0, b1};
-  ptx_detail::mma<int8_t, 32>("mma_m16n8k32_s8", d, a, b);
-}
-inline void mma_m16n8k16_s8(int32_t (&d)[4], const uint32_t (&a)[2], uint32_t b) {
-  ptx_detail::mma<int8_t, 16>("mma_m16n8k16_s8", d, a, &b);
+  ptx_detail::mma<uint8_t, 32, int8_t>("mma_m16n8k32_u8_s8", d, a, b);
 }
 inline uint32_t round_to_tf32(float x) {
   // To nearest, halves away from zero.
@@ -186,12 +185,6 @@ inline float flushed(float x) { return std::fpclassify(x) == FP_SUBNORMAL ? std:
 inline float exp2_approx(float x) { return flushed(exp2f(flushed(x))); }
 inline float log2_approx(float x) { return log2f(flushed(x)); }
 inline uint32_t and_or(uint32_t a, uint32_t b, uint32_t c) { return (a & b) | c; }
-inline int32_t dp4a_s8(uint32_t a, uint32_t b, int32_t c) {
-  return emulator::dot_bytes<int8_t, int8_t>(a, b, c);
-}
-inline int32_t dp4a_u8_s8(uint32_t a, uint32_t b, int32_t c) {
-  return emulator::dot_bytes<uint8_t, int8_t>(a, b, c);
-}
 
 namespace ptx_detail {
 template <typename T>
@@ -202,10 +195,7 @@ T load(const void* global) {
   return value;
 }
 }  // namespace ptx_detail
-inline uint4 load_once_16(const void* global) { return ptx_detail::load<uint4>(global); }
-inline uint2 load_once_8(const void* global) { return ptx_detail::load<uint2>(global); }
 inline uint32_t load_once_4(const void* global) { return ptx_detail::load<uint32_t>(global); }
-inline void prefetch_l2(const void*) {}
 
 inline void barrier_sync(int id, int threads) { emulator::block_barrier("barrier_sync", id, threads, 0); }
 inline void grid_dependency_wait() {}
