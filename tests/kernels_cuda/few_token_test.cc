@@ -227,7 +227,7 @@ class FewTokenRun {
       args.members[i].lora = {adapters[2 * i]->data(), adapters[2 * i + 1]->data(), c_.rank,
                               adapters_[i].scale};
     }
-    cuda::FewTokenTuning tuning = cuda::best_tuning(c_.tokens, c_.dtypes[0]);
+    cuda::FewTokenTuning tuning = cuda::best_tuning(args);
     tuning.fewest_wgmma_tokens = c_.fewest_wgmma_tokens;
     std::vector<Floats> got;
     if (c_.gated == Gated::kYes) {

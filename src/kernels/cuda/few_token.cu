@@ -145,7 +145,14 @@ class Launch {
   void queue() {
     take_scratch();
     const bool adapts = has_adapter();
-    if (adapts) few_token_lora_input(stream_, lora_args(), lora_scratch_, overlap());
+    if (adapts) {
+      FewTokenLoraArgs lora = lora_args();
+      if (kernel_ == Kernel::kSmall && !needs_operands() && request_.tuning.overlap_launches) {
+        lora.early_readers = static_cast<int>(shape_.grid.x * shape_.grid.y);
+        small_.input_is_there = input_is_there(stream_);
+      }
+      few_token_lora_input(stream_, lora, lora_scratch_, overlap());
+    }
     if (kernel_ == Kernel::kWgmma) {
       launch_few_token_operand_image(stream_, p_, wgmma_.input_rows, overlap());
     } else if (needs_operands()) {
@@ -328,18 +335,30 @@ bool run(Request request) {
 
 }  // namespace
 
-FewTokenTuning best_tuning(int64_t tokens, DType dtype) {
+FewTokenTuning best_tuning(const AdaptedLinearArgs& args) {
+  const int64_t tokens = args.tokens;
+  const DType dtype = args.members[0].weight.dtype;
   if (tokens > kFewTokenSmallMost) return {};
   const bool is_plain = !is_quantized(dtype);
   if (tokens > kMostOwnOperands)
     return {.ring_tiles = 3,
             .fewest_wgmma_tokens = is_plain ? kMostOwnOperands + 1 : FewTokenTuning().fewest_wgmma_tokens};
-  // Long rings leave the next kernel's blocks no room, and NF4's table takes some.
-  return {.ring_tiles = is_plain ? kSmallRingMost : dtype == DType::kNF4 ? 2 : 3};
+  if (is_plain) return {.ring_tiles = kSmallRingMost};
+  // Long rings leave the next kernel's blocks no room, two blocks on a multiprocessor neither; the more there
+  // is to read, the more they are worth.
+  int64_t weights = 0;
+  for (int i = 0; i < args.count; ++i)
+    weights += args.members[static_cast<size_t>(i)].weight.rows * args.members[0].weight.columns;
+  constexpr int64_t kMillion = int64_t{1} << 20;
+  const bool is_nf4 = dtype == DType::kNF4;
+  if (weights < 32 * kMillion) return {.ring_tiles = is_nf4 ? 4 : 2};
+  if (weights < 64 * kMillion && !is_nf4) return {.ring_tiles = 3};
+  if (weights < 256 * kMillion || is_nf4) return {.blocks_per_multiprocessor = 2, .ring_tiles = 2};
+  return {.ring_tiles = 4};
 }
 
 bool few_token_linear(const OpContext& context, const AdaptedLinearArgs& args) {
-  return few_token_linear(context, args, best_tuning(args.tokens, args.members[0].weight.dtype));
+  return few_token_linear(context, args, best_tuning(args));
 }
 bool few_token_linear(const OpContext& context, const AdaptedLinearArgs& args, const FewTokenTuning& tuning) {
   ONGGI_CHECK(args.residual.is_null() || args.count == 1);
@@ -347,8 +366,7 @@ bool few_token_linear(const OpContext& context, const AdaptedLinearArgs& args, c
 }
 
 bool few_token_gated_linear(const OpContext& context, const GatedLinearArgs& args) {
-  return few_token_gated_linear(context, args,
-                                best_tuning(args.linears.tokens, args.linears.members[0].weight.dtype));
+  return few_token_gated_linear(context, args, best_tuning(args.linears));
 }
 bool few_token_gated_linear(const OpContext& context, const GatedLinearArgs& args,
                             const FewTokenTuning& tuning) {

@@ -25,9 +25,9 @@ struct FewTokenTuning {
   int groups = 0, slices = 0;    // warpgroups of a block, slices of K; 0: those that should be fastest
 };
 
-// What tests/gpu/few_token_bench.cc found fastest at the shapes of Qwen3-8B: on an H100, for NF4 and plain
-// weights on an H200.
-FewTokenTuning best_tuning(int64_t tokens, DType dtype);
+// What tests/gpu/few_token_bench.cc and decode_step_bench.cc found fastest at the shapes of Qwen3-8B: beyond
+// two tokens on an H100, for one, NF4 and plain weights on an H200.
+FewTokenTuning best_tuning(const AdaptedLinearArgs& args);
 
 // Computes AdaptedLinearArgs where T is small enough for it to be faster than dequantising the weights for a
 // library's product. False: nothing was queued (too many tokens, f32 precision, dropout, lora_u wanted, rows

@@ -16,6 +16,7 @@ struct LoraInputParams {
   int chunks;                           // of K
   float* partials;                      // [chunk][8 tokens][rows of all groups + 1]: dots, then squares of x
   unsigned* arrived;                    // of the blocks of each 8 tokens; 0 before and after
+  unsigned* input_is_there;
 };
 
 // Adds the chunks up, in their order, for the 8 tokens of the block that came last.
@@ -53,6 +54,7 @@ __global__ void __launch_bounds__(kThreads) lora_input_kernel(const __grid_const
   const FewTokenLoraArgs::Member& lora = args.members[member];
   const int first_row = kRows * (group - p.first_rows[member]);
   const int column = static_cast<int>(blockIdx.y) * kChunk + 4 * static_cast<int>(threadIdx.x);
+  if (args.early_readers > 0) grid_dependency_launch();
   float a[kRows][4];
 #pragma unroll
   for (int r = 0; r < kRows; ++r)
@@ -63,7 +65,12 @@ __global__ void __launch_bounds__(kThreads) lora_input_kernel(const __grid_const
       a[r][i] = inside ? lora.a[at] * (args.norm != nullptr ? args.norm[column + i] : 1.0f) : 0.0f;
     }
   grid_dependency_wait();
-  grid_dependency_launch();  // what follows may read x: what wrote it is done
+  // What follows may read x: what wrote it is done.
+  if (args.early_readers == 0) {
+    grid_dependency_launch();
+  } else if (blockIdx.x == 0 && blockIdx.y == 0 && blockIdx.z == 0 && threadIdx.x == 0) {
+    store_release(p.input_is_there, static_cast<unsigned>(args.early_readers));
+  }
   const int tokens = min(kTokens, args.tokens - first_token);
 #pragma unroll 2
   for (int t = 0; t < tokens; ++t) {
@@ -112,12 +119,16 @@ __global__ void __launch_bounds__(kThreads) lora_input_kernel(const __grid_const
   finish(p, first_token);
 }
 
-// Counters of blocks, which every launch leaves as it finds them: 0.
+// Counters of blocks, which every launch leaves as it finds them: 0. The last one is input_is_there's.
 struct ArrivalCounters {
   static constexpr int kCount = 64;
   explicit ArrivalCounters(CudaStream& stream) : memory(stream.allocate(kCount * sizeof(unsigned))) {
     const unsigned zeros[kCount] = {};
     stream.copy_in(memory.data(), zeros, sizeof zeros);
+  }
+  static unsigned* of(CudaStream& stream) {
+    return stream.attachment<ArrivalCounters>([&] { return std::make_shared<ArrivalCounters>(stream); })
+        .memory.as<unsigned>();
   }
   Buffer memory;
 };
@@ -136,9 +147,17 @@ size_t few_token_lora_scratch(const FewTokenLoraArgs& args) {
   return eights * chunks * kTokens * static_cast<size_t>(kRows * rank_groups(args) + 1) * sizeof(float);
 }
 
+unsigned* input_is_there(CudaStream& stream) {
+  return ArrivalCounters::of(stream) + ArrivalCounters::kCount - 1;
+}
+
 void few_token_lora_input(CudaStream& stream, const FewTokenLoraArgs& args, void* scratch, Overlap overlap) {
-  LoraInputParams params{
-      args, {}, (args.columns + kChunk - 1) / kChunk, static_cast<float*>(scratch), nullptr};
+  LoraInputParams params{args,
+                         {},
+                         (args.columns + kChunk - 1) / kChunk,
+                         static_cast<float*>(scratch),
+                         ArrivalCounters::of(stream),
+                         input_is_there(stream)};
   int groups = 0;
   for (int i = 0; i < kMaxLinearGroup; ++i) {
     params.first_rows[i] = groups;
@@ -146,10 +165,7 @@ void few_token_lora_input(CudaStream& stream, const FewTokenLoraArgs& args, void
   }
   params.first_rows[kMaxLinearGroup] = groups;
   const auto eights = static_cast<unsigned>((args.tokens + kTokens - 1) / kTokens);
-  ONGGI_CHECK(eights <= ArrivalCounters::kCount);
-  params.arrived =
-      stream.attachment<ArrivalCounters>([&] { return std::make_shared<ArrivalCounters>(stream); })
-          .memory.as<unsigned>();
+  ONGGI_CHECK(eights < ArrivalCounters::kCount);
   launch(stream, "few_token_lora_input",
          {.grid = dim3(static_cast<unsigned>(groups), static_cast<unsigned>(params.chunks), eights),
           .block = kThreads,

@@ -20,7 +20,12 @@ struct FewTokenLoraArgs {
   float epsilon;
   int tokens, columns, count;
   Member members[kMaxLinearGroup];
+  // How many blocks of the next kernel read x as soon as this one has seen that it is there (input_is_there),
+  // for which they start at once; 0: they start then.
+  int early_readers = 0;
 };
+// 0 before and after; in between, those of early_readers that have not seen x yet.
+unsigned* input_is_there(CudaStream& stream);
 // Bytes of working memory, aligned to 16, that it needs.
 size_t few_token_lora_scratch(const FewTokenLoraArgs& args);
 void few_token_lora_input(CudaStream& stream, const FewTokenLoraArgs& args, void* scratch, Overlap overlap);

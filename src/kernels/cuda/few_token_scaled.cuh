@@ -17,8 +17,8 @@
 namespace onggi::cuda {
 
 inline constexpr int kScaledMostTokens = 2;
-// What lanes read where other lanes have activations: of a tile.
-inline constexpr int kScaledZeroBytes = 2 * kTileColumns;
+// What lanes read where other lanes have activations: of a tile, and to be in other banks.
+inline constexpr int kScaledZeroBytes = 2 * kTileColumns + 64;
 
 // Of the lane's blocks: row g + 8 r, token t at 2 r + t.
 struct ScaledSums {
@@ -189,13 +189,14 @@ struct ScaledTile<PlacedWeights<Format>> {
 template <>
 struct ScaledTile<Nf4Weights> {
   static constexpr bool kIsThere = true, kHasBytes = false;
-  static constexpr int kBlockColumns = 0, kStep = 2;
+  static constexpr int kBlockColumns = 0, kStep = 1;
 
   static __device__ __forceinline__ ScaledOperands operands(const FewTokenSmallPlan& plan,
                                                             unsigned char* shared, int tokens) {
     const int group = lane_index() / 4, pair = lane_index() % 4, token = group % 2;
     const bool has = group / 2 == pair && token < tokens;
-    return {has ? shared + plan.activations + token * plan.row_bytes + 16 * pair : shared + plan.zeros,
+    // What is 0 lies in banks of its own.
+    return {has ? shared + plan.activations + token * plan.row_bytes + 16 * pair : shared + plan.zeros + 64,
             has ? 2 * kTileColumns : 0,
             nullptr,
             0,

@@ -142,7 +142,8 @@ __device__ __forceinline__ void wait_for_copies(int pending) {
 template <typename Weights>
 class OwnInput {
   // Eights that a thread keeps, and eights of the norm's weights; others are read twice, or late.
-  static constexpr int kHeld = 6, kHeldNorms = 3;
+  static constexpr bool kIsNf4 = std::is_same_v<Weights, Nf4Weights>;  // which has fewer registers
+  static constexpr int kHeld = kIsNf4 ? 3 : 6, kHeldNorms = kIsNf4 ? 2 : 3;
 
  public:
   // Reads what does not depend on the kernel before.
@@ -471,6 +472,13 @@ __device__ __forceinline__ void take_small_rows(const FewTokenParams& p, const F
   float residual;
   const auto wait = [&] {
     if (!plan.waits_late) grid_dependency_wait();
+    if (plan.input_is_there != nullptr) {
+      if (threadIdx.x == 0) {
+        wait_until_nonzero(plan.input_is_there);
+        atomicSub(plan.input_is_there, 1u);
+      }
+      __syncthreads();
+    }
     residual = first_residual(p, run, rows);
   };
   if constexpr (kInput == SmallInput::kOperands) {
@@ -499,7 +507,7 @@ __device__ __forceinline__ void take_small_rows(const FewTokenParams& p, const F
     for (; own.count > 0; --own.count) {
       wait_for_copies(plan.ring_slots - (kScaled ? 1 : 2));
       __syncwarp();  // what all lanes copied is there; and the slot that is filled next was read by all
-      WeightTables tables{nullptr, shared};
+      WeightTables tables(nullptr, shared);
       if constexpr (std::is_same_v<Weights, Nf4Weights>)
         tables.member = &p.members[tile_owner(p, run, own.row).member];
       const unsigned char* slot = ring_begin + from;
@@ -536,12 +544,19 @@ __device__ __forceinline__ void take_small_rows(const FewTokenParams& p, const F
   cp_async_wait<0>();
 }
 
-// On an H100, Qwen3-8B in Q4_K_M, one token, launch after launch: q, k and v 14.2 MB in 12 us, o 9.4 MB
-// in 7.5, gate and up 56.6 MB in 24.5, down 28.3 or 41.3 MB in 18.4, lm_head 510 MB in 183. About 400
-// operations of a warp for a tile of Q4_K: 2 million tiles of a step are 1.5 million cycles of each
-// scheduler, 0.9 ms.
+// On an H200, Qwen3-8B in Q4_K_M, one token, launch after launch: q, k and v 14.2 MB in 9 us, o 9.4 MB
+// in 6.2, gate and up 56.6 MB in 16.2, down 28.3 or 41.3 MB in 15, lm_head 510 MB in 127. About 5 us of each
+// launch go by before the weights flow and after the last of them. Two blocks have room on a multiprocessor.
+// NF4, which adapters are for, leaves room for few_token_lora_input's besides, so that the next kernel's
+// blocks start before those have ended: 96 registers instead of 128.
+template <typename Weights, SmallInput kInput>
+inline constexpr int kBoundThreads = SmallShape<kInput>::kThreads +
+                                     (std::is_same_v<Weights, Nf4Weights> && kInput == SmallInput::kOwn
+                                          ? kWarp
+                                          : 0);
+
 template <typename First, typename Second, SmallInput kInput>
-__global__ void __launch_bounds__(SmallShape<kInput>::kThreads, 2)
+__global__ void __launch_bounds__(kBoundThreads<First, kInput>, 2)
     few_token_small_kernel(const __grid_constant__ FewTokenParams p,
                            const __grid_constant__ FewTokenSmallPlan plan) {
   auto* shared = dynamic_shared<unsigned char>();

@@ -49,7 +49,8 @@ struct FewTokenSmallPlan {
   // The kernel before, few_token_lora_input or the product of another dtype, starts this one after what wrote
   // x was done: x may be read at once, and the wait comes before the outputs.
   bool waits_late;
-  int row_bytes;  // of a token's activations in shared memory
+  unsigned* input_is_there;  // few_token_lora.h, by which x is waited for; null: it is there
+  int row_bytes;             // of a token's activations in shared memory
   // Where things lie in shared memory; NF4's table comes first, so that its address is a constant.
   int activations, reductions, factors, partials, ring;
   int block_factors, block_factors_stride, zeros;  // of few_token_scaled.cuh; floats of a token

@@ -20,6 +20,12 @@ namespace onggi::cuda {
 struct WeightTables {
   const FewTokenMember* member;  // null but for NF4
   const unsigned char* nf4;      // Nf4Weights::fill_table's
+  SharedAddress nf4_of_lane;     // its column
+
+  __device__ __forceinline__ WeightTables(const FewTokenMember* of, const unsigned char* table)
+      : member(of),
+        nf4(table),
+        nf4_of_lane(shared_address(table) + 4 * static_cast<unsigned>(lane_index())) {}
 };
 
 template <typename Format>
@@ -207,9 +213,7 @@ struct Nf4Weights {
   }
   // Byte i of a word as f16 values of the table of 16.
   static __device__ __forceinline__ uint32_t codes(const WeightTables& tables, uint32_t word, int i) {
-    const auto lane_offset = static_cast<uint32_t>(4 * lane_index());
-    return *reinterpret_cast<const uint32_t*>(
-        tables.nf4 + and_or(format_detail::shift_right(word, 8 * i - 7), 0x7F80u, lane_offset));
+    return load_shared(tables.nf4_of_lane + 128u * __byte_perm(word, 0, 0x4440u + static_cast<uint32_t>(i)));
   }
 
   struct Half {

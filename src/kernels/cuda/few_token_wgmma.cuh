@@ -279,7 +279,7 @@ __device__ __forceinline__ void take_wgmma_rows(const FewTokenParams& p, const F
 
   float sums[kTokens / 8][4] = {};
   if (multiplies) {
-    tile.multiply({&member, shared + plan.table}, sums);
+    tile.multiply(WeightTables(&member, shared + plan.table), sums);
   } else if (lane_index() == 0) {
     grid_dependency_wait();
     copy_wgmma_input<kTokens>(plan, Weights::kOperands == Operands::kF16 ? p.f16 : p.bf16, share, shared);

@@ -15,8 +15,7 @@ namespace onggi {
 // --- Barriers in shared memory (mbarrier): a phase ends when `count` arrivals and all announced bytes have
 // come. The first phase has parity 0.
 __device__ __forceinline__ void mbarrier_init(uint64_t* barrier, int count) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(ptx_detail::shared_address(barrier)),
-               "r"(count)
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(count)
                : "memory");
 }
 // Makes the initialised barriers known to the copy engine; then a __syncthreads().
@@ -25,15 +24,13 @@ __device__ __forceinline__ void mbarrier_init_fence() {
   asm volatile("fence.proxy.async;" ::: "memory");
 }
 __device__ __forceinline__ void mbarrier_arrive(uint64_t* barrier) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(ptx_detail::shared_address(barrier))
-               : "memory");
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
 }
 // Arrives and announces bytes that copies will bring.
 __device__ __forceinline__ void mbarrier_arrive_expecting(uint64_t* barrier, int bytes) {
-  asm volatile(
-      "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(ptx_detail::shared_address(barrier)),
-      "r"(bytes)
-      : "memory");
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
+               "r"(bytes)
+               : "memory");
 }
 // Waits for the end of the phase of this parity: returns at once when the current phase has the other.
 __device__ __forceinline__ void mbarrier_wait(uint64_t* barrier, int parity) {
@@ -43,7 +40,7 @@ __device__ __forceinline__ void mbarrier_wait(uint64_t* barrier, int parity) {
       "again:\n"
       "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
       "@!done bra again;\n"
-      "}" ::"r"(ptx_detail::shared_address(barrier)),
+      "}" ::"r"(shared_address(barrier)),
       "r"(parity)
       : "memory");
 }
@@ -55,8 +52,8 @@ __device__ __forceinline__ void copy_box(void* shared, const TensorMap* map, int
                                          uint64_t* barrier) {
   asm volatile(
       "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], "
-      "[%2];" ::"r"(ptx_detail::shared_address(shared)),
-      "l"(map), "r"(ptx_detail::shared_address(barrier)), "r"(column), "r"(head), "r"(row)
+      "[%2];" ::"r"(shared_address(shared)),
+      "l"(map), "r"(shared_address(barrier)), "r"(column), "r"(head), "r"(row)
       : "memory");
 }
 
@@ -64,8 +61,8 @@ __device__ __forceinline__ void copy_box(void* shared, const TensorMap* map, int
 __device__ __forceinline__ void copy_bytes(void* shared, const void* global, int bytes, uint64_t* barrier) {
   asm volatile(
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-          ptx_detail::shared_address(shared)),
-      "l"(global), "r"(bytes), "r"(ptx_detail::shared_address(barrier))
+          shared_address(shared)),
+      "l"(global), "r"(bytes), "r"(shared_address(barrier))
       : "memory");
 }
 
@@ -76,12 +73,12 @@ __device__ __forceinline__ void copy_bytes(void* shared, const void* global, int
 __device__ __forceinline__ uint64_t wgmma_by_rows(const void* shared) {
   constexpr uint64_t kEightRows = 1024 >> 4, kSwapped128 = uint64_t{1} << 62;
   return kSwapped128 | kEightRows << 32 | uint64_t{1} << 16 |
-         static_cast<uint64_t>(ptx_detail::shared_address(shared) >> 4);
+         static_cast<uint64_t>(shared_address(shared) >> 4);
 }
 __device__ __forceinline__ uint64_t wgmma_by_columns(const void* shared, int box_bytes) {
   constexpr uint64_t kEightRows = 1024 >> 4, kSwapped128 = uint64_t{1} << 62;
   return kSwapped128 | kEightRows << 32 | static_cast<uint64_t>(box_bytes >> 4) << 16 |
-         static_cast<uint64_t>(ptx_detail::shared_address(shared) >> 4);
+         static_cast<uint64_t>(shared_address(shared) >> 4);
 }
 
 // Before a warpgroup's first product, and before one whose registers were written otherwise.

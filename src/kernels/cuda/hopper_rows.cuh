@@ -40,9 +40,7 @@ ONGGI_WGMMA_BY_ROWS(bf16, 8, 64, ONGGI_32_SUMS, "%32, %33, %34, %35", "%36", ONG
 __device__ __forceinline__ float cluster_load(const float* own, int rank) {
   uint32_t remote;
   float value;
-  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;"
-               : "=r"(remote)
-               : "r"(ptx_detail::shared_address(own)), "r"(rank));
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(shared_address(own)), "r"(rank));
   asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(remote) : "memory");
   return value;
 }

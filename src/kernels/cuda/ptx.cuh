@@ -20,11 +20,17 @@ __device__ __forceinline__ T* dynamic_shared() {
   return reinterpret_cast<T*>(onggi_dynamic_shared);
 }
 
-namespace ptx_detail {
-__device__ __forceinline__ uint32_t shared_address(const void* shared) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+// An address in shared memory as a number: where an address is computed in one operation.
+using SharedAddress = uint32_t;
+__device__ __forceinline__ SharedAddress shared_address(const void* shared) {
+  return static_cast<SharedAddress>(__cvta_generic_to_shared(shared));
 }
-}  // namespace ptx_detail
+// The aligned 32-bit word there.
+__device__ __forceinline__ uint32_t load_shared(SharedAddress address) {
+  uint32_t word;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(word) : "r"(address));
+  return word;
+}
 
 // --- Matrix fragments
 // ----------------------------------------------------------------------------------------- Layouts, with
@@ -48,25 +54,25 @@ __device__ __forceinline__ uint32_t shared_address(const void* shared) {
 __device__ __forceinline__ void ldmatrix_x4(uint32_t (&out)[4], const void* shared) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
-               : "r"(ptx_detail::shared_address(shared))
+               : "r"(shared_address(shared))
                : "memory");
 }
 __device__ __forceinline__ void ldmatrix_x4_trans(uint32_t (&out)[4], const void* shared) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
-               : "r"(ptx_detail::shared_address(shared))
+               : "r"(shared_address(shared))
                : "memory");
 }
 __device__ __forceinline__ void ldmatrix_x2(uint32_t (&out)[2], const void* shared) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
                : "=r"(out[0]), "=r"(out[1])
-               : "r"(ptx_detail::shared_address(shared))
+               : "r"(shared_address(shared))
                : "memory");
 }
 __device__ __forceinline__ void ldmatrix_x2_trans(uint32_t (&out)[2], const void* shared) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
                : "=r"(out[0]), "=r"(out[1])
-               : "r"(ptx_detail::shared_address(shared))
+               : "r"(shared_address(shared))
                : "memory");
 }
 
@@ -126,15 +132,14 @@ __device__ __forceinline__ uint32_t round_to_tf32(float x) {
 // first `source_bytes` (0 to 16) are read, the rest of the 16 becomes zero; with 0 the source is not touched
 // (it must still be a valid pointer value).
 __device__ __forceinline__ void cp_async_16(void* shared, const void* global, int source_bytes = 16) {
-  asm volatile(
-      "cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(ptx_detail::shared_address(shared)),
-      "l"(global), "r"(source_bytes)
-      : "memory");
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared_address(shared)),
+               "l"(global), "r"(source_bytes)
+               : "memory");
 }
 // cp.async.ca: 4 bytes, both addresses aligned to 4.
 __device__ __forceinline__ void cp_async_4(void* shared, const void* global, int source_bytes = 4) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(ptx_detail::shared_address(shared)),
-               "l"(global), "r"(source_bytes)
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(shared)), "l"(global),
+               "r"(source_bytes)
                : "memory");
 }
 // The copies of this thread since the last commit become a group.
@@ -184,6 +189,17 @@ __device__ __forceinline__ uint32_t load_once_4(const void* global) {
 __device__ __forceinline__ void barrier_sync(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
+// Between blocks that run at the same time: what the thread has written or seen before its store is seen by
+// who has waited for it (st.release.gpu, ld.acquire.gpu). Who waits must be sure that the other has started.
+__device__ __forceinline__ void store_release(unsigned* global, unsigned value) {
+  asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(global), "r"(value) : "memory");
+}
+__device__ __forceinline__ void wait_until_nonzero(const unsigned* global) {
+  unsigned value;
+  do {
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(global) : "memory");
+  } while (value == 0);
+}
 // Programmatic dependent launch (LaunchShape::overlap = Overlap::kWithPrevious): wait until the kernels
 // queued before are done and their writes seen; before it, nothing that they write may be read. Every kernel
 // that is launched with the overlap must wait. Nothing happens below sm_90, where kernels do not overlap.
@@ -218,9 +234,7 @@ __device__ __forceinline__ void cluster_wait() {
 __device__ __forceinline__ void cluster_store(float* own, int rank, float value) {
 #if __CUDA_ARCH__ >= 900
   uint32_t remote;
-  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;"
-               : "=r"(remote)
-               : "r"(ptx_detail::shared_address(own)), "r"(rank));
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(shared_address(own)), "r"(rank));
   asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(remote), "f"(value) : "memory");
 #endif
 }

@@ -127,6 +127,14 @@ void mma(const char* name, Sum (&d)[4], const uint32_t (&a)[kSpansTwice], const 
 
 }  // namespace ptx_detail
 
+using SharedAddress = uintptr_t;
+inline SharedAddress shared_address(const void* shared) { return reinterpret_cast<SharedAddress>(shared); }
+inline uint32_t load_shared(SharedAddress address) {
+  const auto* word = reinterpret_cast<const uint32_t*>(address);
+  emulator::expect_aligned(word, sizeof *word, "ld.shared");
+  return *word;
+}
+
 inline void ldmatrix_x4(uint32_t (&out)[4], const void* shared) {
   ptx_detail::ldmatrix<4, ptx_detail::Order::kPlain>(out, shared);
 }
@@ -198,6 +206,11 @@ T load(const void* global) {
 inline uint32_t load_once_4(const void* global) { return ptx_detail::load<uint32_t>(global); }
 
 inline void barrier_sync(int id, int threads) { emulator::block_barrier("barrier_sync", id, threads, 0); }
+inline void store_release(unsigned* global, unsigned value) { *global = value; }
+// Kernels run one after the other: nobody sets it later.
+inline void wait_until_nonzero(const unsigned* global) {
+  if (*global == 0) emulator::fail("wait_until_nonzero: nobody has stored");
+}
 inline void grid_dependency_wait() {}
 inline void grid_dependency_launch() {}
 
