@@ -52,8 +52,8 @@ struct TrainingStrategy {
 TrainingPlan plan_for(const TrainingNeeds& needs, const TrainingStrategy& strategy);
 
 // The fastest strategy that fits: how many samples of a step share a pass (with packing; on the CPU at most
-// max_seq_length tokens), and whether activations are kept or blocks recomputed. Where none does, as few
-// layers as possible are offloaded besides (on a GPU). Throws MachineError with the settings that would fit.
+// max_seq_length tokens), whether activations are kept or blocks recomputed, and on a GPU whether layers are
+// offloaded, as few as suffice, to make room for it. Throws MachineError with the settings that would fit.
 TrainingPlan plan_training(const Config& config, const TrainingNeeds& needs);
 // The one that needs the least memory.
 TrainingPlan smallest_plan(const Config& config, const TrainingNeeds& needs);

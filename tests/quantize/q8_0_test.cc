@@ -11,6 +11,7 @@
 #include "formats/json_file.h"
 #include "model/inference.h"
 #include "quantize/convert.h"
+#include "tests/quantize/golden_adapter.h"
 #include "tests/quantize/llama_library.h"
 #include "tests/scratch.h"
 
@@ -74,9 +75,10 @@ std::vector<Example> examples() {
 
 class Q8_0File : public testing::Test {
  protected:
-  fs::path convert(QuantRecipe recipe) {
+  fs::path convert(QuantRecipe recipe, const fs::path& adapter = {}) {
     ConvertOptions options;
     options.source = "models/onggi-mini";
+    options.adapter = adapter;
     options.output = folder_ / (std::string(recipe_info(recipe).name) + ".gguf");
     options.recipe = recipe;
     convert_to_gguf(options, threads_);
@@ -128,6 +130,39 @@ TEST_F(Q8_0File, ContinuesAsTransformersDo) {
     tokens += example.continuation.size();
   }
   EXPECT_GT(tokens, 200u);
+}
+
+// The five answers that the golden run trained on: the tokens up to the answer, and its own with the end of
+// the turn.
+std::vector<Example> trained_examples(int32_t end) {
+  const json golden = read_json_file("tests/golden/reference.json");
+  std::vector<Example> all;
+  for (const json& item : golden.at("train").at("samples")) {
+    const auto ids = item.at("input_ids").get<std::vector<int32_t>>();
+    const auto labels = item.at("labels").get<std::vector<int32_t>>();
+    const auto answer = std::find_if(labels.begin(), labels.end(), [](int32_t label) { return label >= 0; });
+    const auto last = std::find(answer, labels.end(), end);
+    EXPECT_NE(last, labels.end());
+    all.push_back({{ids.begin(), ids.begin() + (answer - labels.begin())}, {answer, last + 1}});
+  }
+  return all;
+}
+
+// What training made certain no rounding changes: a file of 8 bits answers as trained, here and in llama.cpp.
+TEST_F(Q8_0File, AnswersAsTrained) {
+  const fs::path path = convert(QuantRecipe::kQ8_0, test::golden_adapter(folder_ / "adapter"));
+  const auto model = load_model(path, {}, threads_);
+  const std::vector<Example> examples = trained_examples(8102);
+  EXPECT_EQ(examples.size(), 5u);
+  for (const Precision precision : {Precision::kF32, Precision::kFast})
+    for (const Example& example : examples)
+      EXPECT_EQ(greedy(*model, compute(cpu_ops(), precision), example), example.continuation);
+  if (!LlamaLibrary::get().available()) GTEST_SKIP() << LlamaLibrary::skip_reason();
+  const LlamaModel llama(path);
+  ASSERT_TRUE(llama.loaded());
+  for (const Example& example : examples)
+    EXPECT_EQ(llama.greedy(example.prompt, static_cast<int>(example.continuation.size())),
+              example.continuation);
 }
 
 // How far another arithmetic may move the logits: as far as rounding the inputs of layers to 8 bits does,

@@ -228,18 +228,27 @@ TEST_F(OffloadingPlan, CountsTheWeightsOfTheCard) {
   EXPECT_NEAR(static_cast<double>(needs_.weights.layer), 6.946e9 * 4.127 / 8 / 36, 1e5);
 }
 
-TEST_F(OffloadingPlan, RecomputesThenOffloadsAsFewLayersAsFit) {
+// Room for one pass of the step is made by offloading rather than by shorter passes or recomputing: on an
+// H200, 8 GiB trained 8,428 tok/s so (with all recomputed) and 7,898 in passes of 512 tokens.
+TEST_F(OffloadingPlan, MakesRoomForWholePasses) {
   const TrainingPlan roomy = plan(40960);
   EXPECT_EQ(roomy.policy, ActivationPolicy::kKeepAll);
   EXPECT_EQ(roomy.offloaded_layers, 0);
   EXPECT_EQ(roomy.on_host.bytes, 0u);
-  const TrainingPlan recomputed = plan(7168);
-  EXPECT_EQ(recomputed.policy, ActivationPolicy::kRecomputeBlocks);
-  EXPECT_EQ(recomputed.offloaded_layers, 0);
+  const TrainingPlan tight = plan(8192);
+  EXPECT_EQ(tight.policy, ActivationPolicy::kKeepAll);
+  EXPECT_EQ(tight.tokens_per_pass, 1024);
+  EXPECT_GT(tight.offloaded_layers, 0);
+  EXPECT_LE(tight.total_bytes, uint64_t{8} << 30);
+  // Nothing is offloaded where all of it fits.
+  EXPECT_EQ(plan((roomy.total_bytes >> 20) + 1).offloaded_layers, 0);
+  EXPECT_GT(plan(roomy.total_bytes >> 20).offloaded_layers, 0);
+}
+
+TEST_F(OffloadingPlan, OffloadsAsFewLayersAsFit) {
   int64_t before = 0;
   for (const uint64_t budget : {5632, 5120, 4608, 4096, 3584, 3072}) {
     const TrainingPlan offloaded = plan(budget);
-    EXPECT_EQ(offloaded.policy, ActivationPolicy::kRecomputeBlocks);
     EXPECT_LE(offloaded.total_bytes, budget << 20);
     EXPECT_GE(offloaded.offloaded_layers, before);
     EXPECT_EQ(offloaded.on_host.bytes,
