@@ -33,11 +33,11 @@ uint64_t scratch_bytes(const TrainingNeeds& needs, int64_t tokens) {
 double cost_of(const TrainingPlan& plan, DeviceKind device) {
   const bool recomputes = plan.policy == ActivationPolicy::kRecomputeBlocks;
   // Decoding all weights for forward and backward takes as long as the products of so many tokens: on an
-  // H200, by passes of 1,024 and 16,384 tokens, 30 ms against 58 us a token (8B); on the CPU tiles of weights
+  // H200, by passes of 512 and 1,024 tokens, 41 ms against 47 us a token (8B); on the CPU tiles of weights
   // are decoded within the caches.
-  const double decoding_tokens = device == DeviceKind::kCuda ? 515 : 16;
+  const double decoding_tokens = device == DeviceKind::kCuda ? 870 : 16;
   // The same of copying all layers twice: 154 ms for 2 x 3.5 GB.
-  constexpr double kCopyingTokens = 2670;
+  constexpr double kCopyingTokens = 3300;
   const auto pass_tokens = static_cast<double>(plan.tokens_per_pass);
   const double computing =
       (recomputes ? 4.0 / 3 : 1) + (recomputes ? 1.5 : 1) * decoding_tokens / pass_tokens;

@@ -240,6 +240,10 @@ TEST_F(OffloadingPlan, MakesRoomForWholePasses) {
   EXPECT_EQ(tight.tokens_per_pass, 1024);
   EXPECT_GT(tight.offloaded_layers, 0);
   EXPECT_LE(tight.total_bytes, uint64_t{8} << 30);
+  // Recomputing one pass of all is cheaper than two that keep all.
+  const TrainingPlan tighter = plan(6144);
+  EXPECT_EQ(tighter.policy, ActivationPolicy::kRecomputeBlocks);
+  EXPECT_EQ(tighter.tokens_per_pass, 1024);
   // Nothing is offloaded where all of it fits.
   EXPECT_EQ(plan((roomy.total_bytes >> 20) + 1).offloaded_layers, 0);
   EXPECT_GT(plan(roomy.total_bytes >> 20).offloaded_layers, 0);
