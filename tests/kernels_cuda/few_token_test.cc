@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -129,6 +130,7 @@ struct Case {
   int64_t x_stride = 0;
   Precision precision = Precision::kFast;
   float x_size = 1;
+  float sixth = 0;  // of each token's activations; 0: like the others
   int fewest_wgmma_tokens = cuda::FewTokenTuning().fewest_wgmma_tokens;
 };
 
@@ -152,6 +154,7 @@ class FewTokenRun {
   explicit FewTokenRun(const Case& c) : c_(c), stride_(c.x_stride > 0 ? c.x_stride : c.columns) {
     x_ = normal(size_of(c.tokens, stride_), 1);
     for (float& value : x_) value *= c.x_size;
+    for (int64_t t = 0; c.sixth != 0 && t < c.tokens; ++t) x_[static_cast<size_t>(t * stride_ + 5)] = c.sixth;
     if (c.x_dtype == DType::kBF16)
       for (float& value : x_) value = rounded(value);
     norm_ = normal(size_of(c.columns, 1), 2);
@@ -194,6 +197,13 @@ class FewTokenRun {
     largest_ratio = std::max(largest_ratio, worst);
   }
   double largest_ratio = 0;
+
+  void expect_no_numbers() {
+    const std::vector<Floats> got = run();
+    ASSERT_FALSE(got.empty()) << name_of(c_) << " was not taken";
+    for (const Floats& member : got)
+      for (const float value : member) EXPECT_TRUE(std::isnan(value)) << name_of(c_) << ": " << value;
+  }
 
  private:
   static size_t size_of(int64_t a, int64_t b) { return static_cast<size_t>(a * b); }
@@ -471,6 +481,25 @@ TEST(FewToken, ActivationsOfAnySize) {
                     .tokens = tokens,
                     .x_dtype = DType::kF32,
                     .x_size = static_cast<float>(size)});
+}
+
+// One activation far larger than the rest leaves the other blocks' as they are.
+TEST(FewToken, AnActivationThatStandsOut) {
+  for (const DType dtype : kBlockDTypes)
+    for (const int64_t tokens : {1, 2})
+      expect_close({.dtypes = {dtype}, .rows = {33}, .columns = 2048, .tokens = tokens, .sixth = 500});
+}
+
+// What is not a number is not lost on the way to integers.
+TEST(FewToken, ActivationsThatAreNoNumbers) {
+  for (const DType dtype : kDTypes)
+    for (const int64_t tokens : {1, 2})
+      FewTokenRun({.dtypes = {dtype},
+                   .rows = {33},
+                   .columns = 512,
+                   .tokens = tokens,
+                   .sixth = std::numeric_limits<float>::quiet_NaN()})
+          .expect_no_numbers();
 }
 
 TEST(FewToken, DeclinesWhatOthersDoBetter) {
