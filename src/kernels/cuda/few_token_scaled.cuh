@@ -165,6 +165,10 @@ struct ScaledTile<PlacedWeights<Format>> {
     }
     uint32_t upper[2], lower[2];
     constexpr int kColumns[2][4] = {{2, 4, 3, 5}, {0, 7, 1, 6}};
+    static_assert(byte_of_column(kColumns[0][0]) == 0 && byte_of_column(kColumns[0][1]) == 1 &&
+                  byte_of_column(kColumns[0][2]) == 2 && byte_of_column(kColumns[0][3]) == 3 &&
+                  byte_of_column(kColumns[1][0]) == 4 && byte_of_column(kColumns[1][1]) == 5 &&
+                  byte_of_column(kColumns[1][2]) == 6 && byte_of_column(kColumns[1][3]) == 7);
 #pragma unroll
     for (int word = 0; word < 2; ++word) {
       const auto& columns = kColumns[word];
