@@ -32,8 +32,12 @@ class TrainingStep {
       starts_.push_back(static_cast<int32_t>(sample * length));
   }
 
-  // Returns the mean loss.
-  double run(int64_t step, const std::vector<int32_t>& tokens, const std::vector<int32_t>& labels) {
+  struct Result {
+    double loss;            // mean
+    double queued_seconds;  // until the host had queued the passes
+  };
+  Result run(int64_t step, const std::vector<int32_t>& tokens, const std::vector<int32_t>& labels) {
+    const Stopwatch watch;
     Stream& stream = compute_.stream();
     stream.fill_zero(gradient_.data(), bytes_);
     const auto scale = 1.0f / static_cast<float>(passes_ * samples_ * (length_ - 1));
@@ -45,6 +49,7 @@ class TrainingStep {
     const auto elements = static_cast<int64_t>(model_.adapter->values.size());
     compute_.ops.sum_of_squares(
         compute_.context, {.x = gradient_.as<float>(), .elements = elements, .sum = squares_.as<double>()});
+    const double queued = watch.seconds();
     const double loss = memory_.take_loss_sum() * scale;
     compute_.ops.adamw(compute_.context, {.weights = model_.adapter->device_values(),
                                           .gradient = gradient_.as<float>(),
@@ -60,7 +65,7 @@ class TrainingStep {
                                           .weight_decay = 0,
                                           .step = step + 1});
     stream.synchronize();
-    return loss;
+    return {loss, queued};
   }
 
  private:
@@ -110,7 +115,7 @@ void Bench::train() {
   model->adapter->initialise(1);
   const int64_t pass_tokens = plan.tokens_per_pass;
   model->adapter->place(device_.stream());
-  std::vector<double> seconds;
+  std::vector<double> seconds, queued_seconds;
   double loss = 0;
   {
     TrainingStep step(*model, compute_, options_, length, plan);
@@ -121,8 +126,11 @@ void Bench::train() {
     for (int64_t end = length; end <= pass_tokens; end += length) labels[static_cast<size_t>(end - 1)] = -100;
     for (int64_t repeat = 0; repeat <= options_.repeats; ++repeat) {  // the first one warms up
       const Stopwatch watch;
-      loss = step.run(repeat, tokens, labels);
-      if (repeat > 0) seconds.push_back(watch.seconds());
+      const TrainingStep::Result result = step.run(repeat, tokens, labels);
+      loss = result.loss;
+      if (repeat == 0) continue;
+      seconds.push_back(watch.seconds());
+      queued_seconds.push_back(result.queued_seconds);
     }
   }
   const double rate = static_cast<double>(samples * length) / median(seconds);
@@ -137,6 +145,10 @@ void Bench::train() {
   add(text("rate of operations"), rate * operations / 1e9, "GFLOP/s");
   add(text("this machine's bf16 product in the same run"), limit / 1e9, "GFLOP/s");
   add(text("share of it"), 100 * rate * operations / limit, "%");
+  // What recording a step could save at most.
+  if (device_.is_gpu())
+    add(text("share of a step in which the host queues it"), 100 * median(queued_seconds) / median(seconds),
+        "%");
   add(text("memory planned"), static_cast<double>(plan.total_bytes) / 1e6, "MB");
   add(text("peak memory"), static_cast<double>(peak) / 1e6, "MB");
   add(text("layers offloaded"), static_cast<double>(plan.offloaded_layers), "");

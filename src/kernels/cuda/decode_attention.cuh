@@ -150,6 +150,16 @@ __global__ void __launch_bounds__(BlockShape<kMerge>::kWarps* kWarp, BlockShape<
   if constexpr (Tokens::kAreCached) grid_dependency_wait();
   if constexpr (kMerge == Merge::kInCluster) cluster_arrive();
   const Work work = work_of_block(args);
+  // The norms' weights of a column, which nothing else waits for: read first.
+  static_assert(kHeadDim <= kWarps * kWarp);
+  const int column_of_thread = static_cast<int>(threadIdx.x);
+  float query_norm = 0, key_norm = 0;
+  if constexpr (!Tokens::kAreCached) {
+    if (column_of_thread < kHeadDim && tokens.query_norm != nullptr)
+      query_norm = tokens.query_norm[column_of_thread];
+    if (column_of_thread < kHeadDim && tokens.key_norm != nullptr)
+      key_norm = tokens.key_norm[column_of_thread];
+  }
   // Read together, since what is read next depends on them.
   constexpr bool kReadsAhead = kMerge == Merge::kInCluster;
   PageWindow<kStep, kReadsAhead> window(args.pages + work.sequence * args.page_stride, args.page_stride,
@@ -189,10 +199,11 @@ __global__ void __launch_bounds__(BlockShape<kMerge>::kWarps* kWarp, BlockShape<
 #pragma unroll
     for (auto& piece : query) piece = CacheElement<Element>::from_bf16(piece);
   } else {
-    for (int i = static_cast<int>(threadIdx.x); i < kHeadDim; i += kWarps * kWarp) {
-      if (i < kHeadDim / 2) shared.rotations[i] = rotation_of(tokens.frequencies.turns[i], past);
-      if (tokens.query_norm != nullptr) shared.query_norm[i] = tokens.query_norm[i];
-      if (tokens.key_norm != nullptr) shared.key_norm[i] = tokens.key_norm[i];
+    if (column_of_thread < kHeadDim / 2)
+      shared.rotations[column_of_thread] = rotation_of(tokens.frequencies.turns[column_of_thread], past);
+    if (column_of_thread < kHeadDim) {
+      shared.query_norm[column_of_thread] = query_norm;
+      shared.key_norm[column_of_thread] = key_norm;
     }
     // It is the turn of this warp after the last chunk.
     const int chunks = (range.end - range.begin + kChunk - 1) / kChunk;

@@ -104,7 +104,7 @@ FewTokenParams params_of(const Request& request) {
     p.out_is_bf16 = request.gated->out.dtype == DType::kBF16;
     p.gated_stride = request.gated->out_stride > 0 ? request.gated->out_stride : p.members[0].rows;
   }
-  if (has_nf4) p.nf4_tables = nf4_tables(cuda_stream(request.context));
+  if (has_nf4) p.nf4_table = nf4_lane_table(cuda_stream(request.context));
   return p;
 }
 
@@ -351,7 +351,7 @@ FewTokenTuning best_tuning(const AdaptedLinearArgs& args) {
     weights += args.members[static_cast<size_t>(i)].weight.rows * args.members[0].weight.columns;
   constexpr int64_t kMillion = int64_t{1} << 20;
   const bool is_nf4 = dtype == DType::kNF4;
-  if (weights < 32 * kMillion) return {.ring_tiles = is_nf4 ? 4 : 2};
+  if (weights < 32 * kMillion) return {.ring_tiles = is_nf4 ? 4 : 1};
   if (weights < 64 * kMillion && !is_nf4) return {.ring_tiles = 3};
   if (weights < 256 * kMillion || is_nf4) return {.blocks_per_multiprocessor = 2, .ring_tiles = 2};
   return {.ring_tiles = 4};

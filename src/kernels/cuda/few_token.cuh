@@ -61,7 +61,7 @@ struct FewTokenParams {
   const void* f16;
   const void* bf16;
   const float* factors;
-  const float* nf4_tables;  // of nf4_tables.h
+  const void* nf4_table;  // nf4_lane_table
 };
 
 // What operands of products are.
@@ -81,22 +81,32 @@ __device__ __forceinline__ int place_of_column(Operands operands, int column) {
          column / (4 * lane) * (4 * lane);
 }
 
-__device__ __forceinline__ float silu(float x) { return x / (1.0f + __expf(-x)); }
+__device__ __forceinline__ float silu(float x) { return __fdividef(x, 1.0f + __expf(-x)); }
 
-// scale * (u B^T) of one output.
+// scale * (u B^T) of one output; 16 ranks at a time are loaded together.
 __device__ __forceinline__ float lora_term(const FewTokenMember& member, int row, int token) {
+  constexpr int kTogether = 4;
   const float* b = member.lora_b + static_cast<int64_t>(row) * member.rank;
   const float* u = member.lora_u + static_cast<int64_t>(token) * member.rank;
+  const int vectors = member.rank % 4 == 0 ? member.rank : 0;  // B's and u's rows are aligned
   float sum = 0;
-  int r = 0;
-  if (member.rank % 4 == 0) {  // B's and u's rows are aligned
-    for (; r < member.rank; r += 4) {
-      const float4 b4 = *reinterpret_cast<const float4*>(b + r);
-      const float4 u4 = *reinterpret_cast<const float4*>(u + r);
-      sum = fmaf(b4.x, u4.x, fmaf(b4.y, u4.y, fmaf(b4.z, u4.z, fmaf(b4.w, u4.w, sum))));
+#pragma unroll 1
+  for (int r = 0; r < vectors; r += 4 * kTogether) {
+    float4 b4[kTogether], u4[kTogether];
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i) {
+      b4[i] = u4[i] = make_float4(0, 0, 0, 0);
+      if (r + 4 * i >= vectors) continue;
+      b4[i] = *reinterpret_cast<const float4*>(b + r + 4 * i);
+      u4[i] = *reinterpret_cast<const float4*>(u + r + 4 * i);
     }
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i)
+      sum =
+          fmaf(b4[i].x, u4[i].x, fmaf(b4[i].y, u4[i].y, fmaf(b4[i].z, u4[i].z, fmaf(b4[i].w, u4[i].w, sum))));
   }
-  for (; r < member.rank; ++r) sum = fmaf(b[r], u[r], sum);
+#pragma unroll 1
+  for (int r = vectors; r < member.rank; ++r) sum = fmaf(b[r], u[r], sum);
   return member.lora_scale * sum;
 }
 
@@ -118,22 +128,22 @@ __device__ __forceinline__ float residual_of(const FewTokenParams& p, const FewT
   if (p.residual == nullptr) return 0;
   return load_activation(p.residual, p.out_is_bf16, static_cast<int64_t>(token) * member.rows + row);
 }
+// And the adapter's part, from the product with the weight.
+__device__ __forceinline__ float with_adapter(const FewTokenMember& member, int row, int token,
+                                              float product) {
+  return member.rank > 0 ? product + lora_term(member, row, token) : product;
+}
 // The output of a member's row for a token, from its product with the weight.
 __device__ __forceinline__ void store_output(const FewTokenParams& p, const FewTokenMember& member, int row,
-                                             int token, float product, float residual) {
-  if (member.rank > 0) product += lora_term(member, row, token);
-  store_activation(member.out, p.out_is_bf16, static_cast<int64_t>(token) * member.rows + row,
-                   product + residual);
-}
-__device__ __forceinline__ void store_output(const FewTokenParams& p, const FewTokenMember& member, int row,
                                              int token, float product) {
-  store_output(p, member, row, token, product, residual_of(p, member, row, token));
+  store_activation(member.out, p.out_is_bf16, static_cast<int64_t>(token) * member.rows + row,
+                   with_adapter(member, row, token, product) + residual_of(p, member, row, token));
 }
 __device__ __forceinline__ void store_gated(const FewTokenParams& p, int row, int token, float gate,
                                             float up) {
-  if (p.members[0].rank > 0) gate += lora_term(p.members[0], row, token);
-  if (p.members[1].rank > 0) up += lora_term(p.members[1], row, token);
-  store_activation(p.gated_out, p.out_is_bf16, token * p.gated_stride + row, silu(gate) * up);
+  store_activation(
+      p.gated_out, p.out_is_bf16, token * p.gated_stride + row,
+      silu(with_adapter(p.members[0], row, token, gate)) * with_adapter(p.members[1], row, token, up));
 }
 // A slice's sum of a padded row for a token.
 __device__ __forceinline__ void store_partial(const FewTokenParams& p, const FewTokenMember& member, int row,

@@ -180,14 +180,15 @@ __device__ __forceinline__ void take_large_pair(const FewTokenParams& p, const F
       issue_operands<8 * kTokenTiles>(p, operands, slice_first + stage, shared + slot * plan.stage_bytes);
     cp_async_commit();
   };
-  for (int stage = 0; stage + 1 < plan.stages; ++stage) issue_weights(stage, stage);
   if constexpr (std::is_same_v<Weights, Nf4Weights>)
-    Nf4Weights::fill_table(p.nf4_tables, shared + plan.table);
+    Nf4Weights::fetch_table(p.nf4_table, shared + plan.table);
+  for (int stage = 0; stage + 1 < plan.stages; ++stage) issue_weights(stage, stage);
   grid_dependency_wait();
   for (int stage = 0; stage + 1 < plan.stages; ++stage) issue_stage(stage, stage);
 
-  const WeightTables tables[kLargePairTiles] = {{&p.members[owners[0].member], shared + plan.table},
-                                                {&p.members[owners[1].member], shared + plan.table}};
+  const WeightTables tables[kLargePairTiles] = {
+      {p.members[owners[0].member].nf4_offset, shared + plan.table},
+      {p.members[owners[1].member].nf4_offset, shared + plan.table}};
   const int lane_offset = lane_index() / 4 * kOperandRowBytes + 16 * (lane_index() % 4);
   float sums[kLargePairTiles][kTokenTiles][4] = {};
   int slot = 0, filled = plan.stages - 1;  // slots of this stage and of the one that is queued

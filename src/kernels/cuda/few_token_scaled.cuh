@@ -8,7 +8,8 @@
 // Weights in tiles are multiplied as bytes, with activations of 16 bits: columns 2 p and 2 p + 1 have the
 // upper and the lower byte of a token's. Their unit is the block's, largest magnitude / kMostInteger, so that
 // they are as exact as f16 but for those below a 16th of the largest; the sums are exact integers. The tokens
-// follow each other. NF4's weights are f16 numbers of a table, and column 2 p + t has token t as f16.
+// follow each other. NF4's weights are f16 numbers of a table, and column 2 p + t has token t as f16, in
+// powers of two of the lane's block.
 #pragma once
 
 #include "kernels/cuda/few_token_small.h"
@@ -43,7 +44,7 @@ struct ScaledOperands {
 };
 
 // What a type of weights has for such products:
-//   kIsThere, kHasBytes  whether they are there, and whether with bytes
+//   kIsThere       whether they are there
 //   kBlockColumns  columns that share BlockFactors; 0: none
 //   operands       where the lane's activations are
 //   Tile, load     a tile in registers: its memory is free at once
@@ -51,7 +52,7 @@ struct ScaledOperands {
 //   kStep          tiles, side by side, that a warp takes at a time, so that it waits less
 template <typename Weights>
 struct ScaledTile {
-  static constexpr bool kIsThere = false, kHasBytes = false;
+  static constexpr bool kIsThere = false;
   static constexpr int kBlockColumns = 0, kStep = 1;
 };
 
@@ -59,7 +60,7 @@ struct ScaledTile {
 // byte_of_column; BlockFactors [token][tile][lane p][h][group].
 template <typename Format>
 struct ScaledTile<PlacedWeights<Format>> {
-  static constexpr bool kIsThere = true, kHasBytes = true;
+  static constexpr bool kIsThere = true;
   static constexpr int kGroups = Format::kGroups, kBlockColumns = 32 / kGroups;
   static constexpr int kStep = Format::kBytes <= 2816 ? 2 : 1;
   static constexpr int kTileBlocks = kTileColumns / kBlockColumns;
@@ -144,24 +145,22 @@ struct ScaledTile<PlacedWeights<Format>> {
 
   // Leaves activations of columns 8 eight .. + 7 of the slice as operands, with those of the neighbouring
   // lanes, which have the rest of a block, in `row`; and the block's factors. All lanes of the warp take
-  // part.
-  static __device__ __forceinline__ void leave(const float (&values)[8], int eight, unsigned char* row,
-                                               float* blocks) {
+  // part, also where the eight is not there.
+  static __device__ __forceinline__ void leave(const float (&values)[8], int eight, bool is_there,
+                                               unsigned char* row, float* blocks) {
     constexpr int kEights = kBlockColumns / 8;
     uint32_t largest_bits = 0;  // so that NaN is the largest
 #pragma unroll
     for (const float value : values) largest_bits = max(largest_bits, __float_as_uint(value) & 0x7FFFFFFFu);
     largest_bits = max(warp_max<kEights>(largest_bits), 0x0DA24260u);  // 1e-30
-    const float largest = __uint_as_float(largest_bits), inverse = kMostInteger / largest;
+    const float largest = __uint_as_float(largest_bits), inverse = __fdividef(kMostInteger, largest);
     // 1.5 * 2^23 + n has n in the low end of the mantissa; 128 more brings the lower byte to 0 .. 255.
     constexpr float kBase = 12582912.0f + 128.0f;
-    uint32_t based[8];
-    float sum = 0;
+    uint32_t based[8], all = 0;
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
-      const float integer = fmaf(values[i], inverse, kBase);
-      sum += integer - kBase;
-      based[i] = __float_as_uint(integer);
+      based[i] = __float_as_uint(fmaf(values[i], inverse, kBase));
+      all += based[i];
     }
     uint32_t upper[2], lower[2];
     constexpr int kColumns[2][4] = {{2, 4, 3, 5}, {0, 7, 1, 6}};
@@ -177,11 +176,15 @@ struct ScaledTile<PlacedWeights<Format>> {
       lower[word] = __byte_perm(first, second, 0x6420) ^ 0x80808080u;
       upper[word] = __byte_perm(first, second, 0x7531);
     }
+    all = warp_sum<kEights>(all);
+    if (!is_there) return;
     unsigned char* to = row + 128 * (eight / 8) + 8 * (eight % 8);
     *reinterpret_cast<uint2*>(to) = make_uint2(upper[0], upper[1]);
     *reinterpret_cast<uint2*>(to + 64) = make_uint2(lower[0], lower[1]);
-    sum = warp_sum<kEights>(sum);
     if (eight % kEights == 0) {
+      // Whatever the base's bits add up to, they come off again.
+      constexpr uint32_t kBaseBits = 0x4B400080u;
+      const auto sum = static_cast<float>(static_cast<int32_t>(all - 8u * kEights * kBaseBits));
       const float unit = largest * (1.0f / kMostInteger);
       const float lack = Format::kHasMinimum ? sum : Format::kOrigin * sum;
       *reinterpret_cast<float2*>(blocks + 2 * (eight / kEights)) =
@@ -192,8 +195,9 @@ struct ScaledTile<PlacedWeights<Format>> {
 
 template <>
 struct ScaledTile<Nf4Weights> {
-  static constexpr bool kIsThere = true, kHasBytes = false;
-  static constexpr int kBlockColumns = 0, kStep = 1;
+  static constexpr Operands kOperands = Nf4Weights::kOperands;
+  static constexpr bool kIsThere = true;
+  static constexpr int kBlockColumns = 64, kStep = 1, kTileBlocks = kTileColumns / kBlockColumns;
 
   static __device__ __forceinline__ ScaledOperands operands(const FewTokenSmallPlan& plan,
                                                             unsigned char* shared, int tokens) {
@@ -202,7 +206,7 @@ struct ScaledTile<Nf4Weights> {
     // What is 0 lies in banks of its own.
     return {has ? shared + plan.activations + token * plan.row_bytes + 16 * pair : shared + plan.zeros + 64,
             has ? 2 * kTileColumns : 0,
-            nullptr,
+            reinterpret_cast<const float*>(shared + plan.block_factors) + 2 * pair,
             0,
             0,
             0,
@@ -243,8 +247,21 @@ struct ScaledTile<Nf4Weights> {
         mma_m16n8k16_f16(d[0], a[0], b.x, b.y);
         mma_m16n8k16_f16(d[1], a[1], b.z, b.w);
       }
+    // Of a token that is not there nobody reads the sum.
+    const float2 units = *reinterpret_cast<const float2*>(operands.blocks + 2 * kTileBlocks * column);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) sums.of[i] = fmaf(tile.absmax[i / 2], d[0][i] + d[1][i], sums.of[i]);
+    for (int i = 0; i < 4; ++i)
+      sums.of[i] = fmaf(tile.absmax[i / 2] * (i % 2 == 0 ? units.x : units.y), d[0][i] + d[1][i], sums.of[i]);
+  }
+
+  static __device__ __forceinline__ void leave(const float (&values)[8], int eight, bool is_there,
+                                               unsigned char* row, float* blocks) {
+    constexpr int kEights = kBlockColumns / 8;
+    const PowerOfTwo power = power_for(warp_max<kEights>(largest_of(values)));
+    if (!is_there) return;
+    *reinterpret_cast<uint4*>(row + 2 * place_of_column(kOperands, 8 * eight)) =
+        pack_operands(kOperands, power.scale, values);
+    if (eight % kEights == 0) blocks[2 * (eight / kEights)] = power.inverse;
   }
 };
 

@@ -63,7 +63,7 @@ int scaled_step(DType dtype) {
 }
 // BlockFactors of a tile.
 int scaled_blocks(DType dtype) {
-  int blocks = 0;
+  int blocks = dtype == DType::kNF4 ? ScaledTile<Nf4Weights>::kTileBlocks : 0;
   with_placed_format(dtype,
                      [&](auto format) { blocks = ScaledTile<PlacedWeights<decltype(format)>>::kTileBlocks; });
   return blocks;
@@ -89,8 +89,10 @@ int lay_out_shared(const FewTokenParams& p, FewTokenSmallPlan& plan, int slots) 
   plan.reductions = take(warps_of(plan) * 8);
   plan.factors = take(p.tokens * 4);
   plan.partials = take(partial_slots_of(plan) * kTileRows * p.tokens * 4);
-  plan.block_factors_stride = 2 * scaled_blocks(p.runs[0].dtype) * plan.slice_tiles;
-  plan.block_factors = take(plan.has_operands ? 0 : p.tokens * plan.block_factors_stride * 4);
+  // NF4's blocks have a float of each token side by side.
+  const int block_floats = 2 * scaled_blocks(p.runs[0].dtype) * plan.slice_tiles;
+  plan.block_factors_stride = has_nf4 ? 1 : block_floats;
+  plan.block_factors = take(plan.has_operands ? 0 : (has_nf4 ? 1 : p.tokens) * block_floats * 4);
   plan.zeros = take(plan.has_operands ? 0 : kScaledZeroBytes);
   plan.ring_slots = slots;
   plan.ring = take(warps_of(plan) * slots * plan.ring_slot);

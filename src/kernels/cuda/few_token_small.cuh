@@ -21,7 +21,9 @@ namespace onggi::cuda {
 // n / divisor for small n.
 struct Divider {
   float inverse;
-  __device__ __forceinline__ explicit Divider(int divisor) : inverse(1.0f / static_cast<float>(divisor)) {}
+  __device__ __forceinline__ explicit Divider(int divisor) {
+    inverse = __fdividef(1.0f, static_cast<float>(divisor));
+  }
   __device__ __forceinline__ int quotient(int n) const {
     return static_cast<int>((static_cast<float>(n) + 0.5f) * inverse);
   }
@@ -50,11 +52,12 @@ struct SmallRows {
   }
   // Slots for what warps leave of a row.
   __device__ __forceinline__ int row_slots(int share) const {
-    return min(Shape::kWarps, (across - 1) / share + 2);
+    return min(Shape::kWarps, Divider(share).quotient(across - 1) + 2);
   }
   __device__ __forceinline__ WarpShare warp_share(int first) const {
     const int all = rows(first) * across, each = share(first), from = min(warp_index() * each, all);
-    return {first + from / across, from % across, min(each, all - from)};
+    const int row = Divider(across).quotient(from);
+    return {first + row, from - row * across, min(each, all - from)};
   }
 };
 
@@ -70,7 +73,8 @@ struct SmallRing {
   int phase;               // first row of the phase of the next tile
   WarpShare next;
   typename Weights::Source source{};
-  int to = 0;  // bytes to the slot of the next tile
+  bool seeks = true;  // the next tile begins a row, or is the first one
+  int to = 0;         // bytes to the slot of the next tile
 
   __device__ __forceinline__ SmallRing(const FewTokenParams& params, const FewTokenRun& of,
                                        const SmallRows<kInput>& block_rows, unsigned char* ring,
@@ -83,42 +87,33 @@ struct SmallRing {
         all_slots_bytes(plan.ring_slots * plan.ring_slot),
         first_column(slice_first),
         phase(block_rows.begin),
-        next(block_rows.warp_share(block_rows.begin)) {
-    if (next.count == 0) next_phase();
-    seek();
-  }
-
-  __device__ __forceinline__ void seek() {
-    if (next.count == 0) return;
-    const TileOwner owner = tile_owner(p, run, next.row);
-    source.seek(p, p.members[owner.member], owner.tile,
-                first_column + kSmallStep<Weights, kInput> * next.column);
-  }
+        next(block_rows.warp_share(block_rows.begin)) {}
 
   // Queues the copies of one step, or of none where no more are left, as one group.
   __device__ __forceinline__ void issue() {
+    while (next.count == 0 && phase + SmallShape<kInput>::kPhaseRows < rows.end) {
+      phase += SmallShape<kInput>::kPhaseRows;
+      next = rows.warp_share(phase);
+      seeks = true;
+    }
     if (next.count > 0) {
+      if (seeks) {
+        const TileOwner owner = tile_owner(p, run, next.row);
+        source.seek(p, p.members[owner.member], owner.tile,
+                    first_column + kSmallStep<Weights, kInput> * next.column);
+      }
 #pragma unroll
       for (int i = 0; i < kSmallStep<Weights, kInput>; ++i)
         source.issue(slots + to + i * Weights::kSlotBytes);
-      if (--next.count == 0) {
-        next_phase();
-      } else if (++next.column == rows.across) {
+      --next.count;
+      seeks = ++next.column == rows.across;
+      if (seeks) {
         next.column = 0;
         ++next.row;
-        seek();
       }
       to = to + slot_bytes == all_slots_bytes ? 0 : to + slot_bytes;
     }
     cp_async_commit();
-  }
-  __device__ __forceinline__ void next_phase() {
-    while (next.count == 0) {
-      phase += SmallShape<kInput>::kPhaseRows;
-      if (phase >= rows.end) return;
-      next = rows.warp_share(phase);
-    }
-    seek();
   }
 };
 
@@ -138,156 +133,174 @@ __device__ __forceinline__ void wait_for_copies(int pending) {
   }
 }
 
-// What a thread brings of x, times the norm's weight, into shared memory: eights of columns of a token.
+// What a thread brings of x, times the norm's weight, into shared memory: eights of columns of a token, two
+// at a time. The code of that is there once, since a launch's first pass through instructions is slow: what
+// it needs next waits in registers that move on.
 template <typename Weights>
 class OwnInput {
-  // Eights that a thread keeps, and eights of the norm's weights; others are read twice, or late.
-  static constexpr bool kIsNf4 = std::is_same_v<Weights, Nf4Weights>;  // which has fewer registers
-  static constexpr int kHeld = kIsNf4 ? 3 : 6, kHeldNorms = kIsNf4 ? 2 : 3;
-
  public:
   // Reads what does not depend on the kernel before.
   __device__ __forceinline__ OwnInput(const FewTokenParams& p, const FewTokenSmallPlan& plan,
                                       int first_column)
       : token_(warp_index() / plan.token_warps),
         step_(kWarp * plan.token_warps),
-        eights_(min(plan.slice_tiles, p.column_tiles - first_column) * (kTileColumns / 8)),
+        eights_(token_ < p.tokens ? min(plan.slice_tiles, p.column_tiles - first_column) * (kTileColumns / 8)
+                                  : 0),
+        filled_(min(eights_, (p.columns - kTileColumns * first_column) / 8)),
         begin_(kWarp * (warp_index() % plan.token_warps) + lane_index()),
-        first_k_(kTileColumns * first_column) {
-    if (p.norm == nullptr) return;
-#pragma unroll
-    for (int i = 0; i < kHeldNorms; ++i)
-      if (begin_ + i * step_ < eights_) load_whole_norm_8(p, first_k_ + 8 * (begin_ + i * step_), norm_[i]);
+        is_bf16_(p.x_is_bf16),
+        x_(static_cast<const unsigned char*>(p.x) +
+           (is_bf16_ ? 2 : 4) * (token_ * p.x_stride + kTileColumns * first_column + 8 * begin_)),
+        norm_(p.norm == nullptr ? nullptr : p.norm + kTileColumns * first_column) {
+    load_norms(begin_);
   }
 
-  // And into factors what finished sums are multiplied with: the norm's 1 / rms(x) and, for f16 and bf16, the
-  // inverses of the activations' powers of two. Ends with a barrier.
+  // And into factors what finished sums are multiplied with: the norm's 1 / rms(x) and, where activations
+  // have one unit, that. Ends with a barrier.
   __device__ __forceinline__ void stage(const FewTokenParams& p, const FewTokenSmallPlan& plan,
                                         unsigned char* shared) {
-    if (ScaledTile<Weights>::kIsThere && threadIdx.x < kScaledZeroBytes / 4)
-      reinterpret_cast<uint32_t*>(shared + plan.zeros)[threadIdx.x] = 0;
-    if constexpr (ScaledTile<Weights>::kHasBytes) {
-      stage_bytes(p, plan, shared);
+    auto* reductions = reinterpret_cast<float2*>(shared + plan.reductions);
+    unsigned char* row = shared + plan.activations + token_ * plan.row_bytes;
+    auto* factor = reinterpret_cast<float*>(shared + plan.factors) + token_;
+    float2 found = make_float2(0, 0);  // the sum of squares, and the largest magnitude
+    if constexpr (ScaledTile<Weights>::kIsThere) {
+      auto* blocks =
+          reinterpret_cast<float*>(shared + plan.block_factors) + token_ * plan.block_factors_stride;
+      for_own(found.x, [&](int eight, const float(&values)[8]) {
+        ScaledTile<Weights>::leave(values, eight, eight < eights_, row, blocks);
+      });
+      found.x = warp_sum(found.x);
+      if (lane_index() == 0) reductions[warp_index()] = found;
+      if (threadIdx.x < kScaledZeroBytes / 4)
+        reinterpret_cast<uint32_t*>(shared + plan.zeros)[threadIdx.x] = 0;
+      // The table came with the first of the ring's groups.
+      if constexpr (std::is_same_v<Weights, Nf4Weights>) wait_for_copies(plan.ring_slots - 1);
+      __syncthreads();
+      // Not before: what the next kernel's blocks fetch ahead would keep the activations waiting.
+      grid_dependency_launch();
+      // Nobody needs it before the next barrier.
+      if (eights_ > 0 && begin_ < kWarp) {
+        const float square = together(plan, reductions).x;
+        if (begin_ == 0) *factor = norm_factor(p, square);
+      }
     } else {
-      stage_halves(p, plan, shared);
+      // The largest magnitude of all comes first.
+      constexpr Operands kOperands = Weights::kOperands;
+      PowerOfTwo power{};
+#pragma unroll 1
+      for (int turn = 0; turn < 2; ++turn) {
+        for_own(found.x, [&](int eight, const float(&values)[8]) {
+          if (turn == 0) {
+            found.y = fmaxf(found.y, largest_of(values));
+          } else if (eight < eights_) {
+            *reinterpret_cast<uint4*>(row + 2 * place_of_column(kOperands, 8 * eight)) =
+                pack_operands(kOperands, power.scale, values);
+          }
+        });
+        if (turn == 1) break;
+        found = make_float2(warp_sum(found.x), warp_max(found.y));
+        if (lane_index() == 0) reductions[warp_index()] = found;
+        __syncthreads();
+        grid_dependency_launch();
+        if (eights_ == 0) break;
+        load_norms(begin_);
+        found = together(plan, reductions);
+        power = power_for(found.y);
+        if (begin_ == 0) *factor = power.inverse * norm_factor(p, found.x);
+      }
+      __syncthreads();
     }
   }
 
  private:
-  __device__ __forceinline__ bool has_token(const FewTokenParams& p) const { return token_ < p.tokens; }
-  __device__ __forceinline__ unsigned char* row(const FewTokenSmallPlan& plan, unsigned char* shared) const {
-    return shared + plan.activations + token_ * plan.row_bytes;
-  }
-  // take(eight, x's values, the norm's) of the thread's eights, of which the first kHeld are read together.
-  template <typename Take>
-  __device__ __forceinline__ void for_held(const FewTokenParams& p, float (&held)[kHeld][8],
-                                           const Take& take) {
-    if (!has_token(p)) return;
-#pragma unroll
-    for (int i = 0; i < kHeld; ++i)
-      if (begin_ + i * step_ < eights_) load_whole_8(p, token_, first_k_ + 8 * (begin_ + i * step_), held[i]);
-#pragma unroll
-    for (int i = 0; i < kHeld; ++i) {
-      const int eight = begin_ + i * step_;
-      if (eight >= eights_) break;
-      float late[8];
-      if (i >= kHeldNorms && p.norm != nullptr) load_whole_norm_8(p, first_k_ + 8 * eight, late);
-      take(eight, held[i], i < kHeldNorms ? norm_[i < kHeldNorms ? i : 0] : late);
-    }
-  }
-  template <typename Take>
-  __device__ __forceinline__ void for_others(const FewTokenParams& p, const Take& take) const {
-#pragma unroll 1
-    for (int eight = begin_ + kHeld * step_; has_token(p) && eight < eights_; eight += step_) {
-      float values[8], norm[8] = {};
-      load_whole_8(p, token_, first_k_ + 8 * eight, values);
-      if (p.norm != nullptr) load_whole_norm_8(p, first_k_ + 8 * eight, norm);
-      take(eight, values, norm);
-    }
-  }
   // The token's 1 / rms(x) from the sum of its squares.
   static __device__ __forceinline__ float norm_factor(const FewTokenParams& p, float square) {
-    return p.norm == nullptr ? 1.0f : rsqrtf(square / static_cast<float>(p.columns) + p.epsilon);
+    return p.norm == nullptr ? 1.0f : rsqrtf(__fdividef(square, static_cast<float>(p.columns)) + p.epsilon);
+  }
+  // What the token's warps have found.
+  __device__ __forceinline__ float2 together(const FewTokenSmallPlan& plan, const float2* reductions) const {
+    constexpr int kMostWarps = SmallShape<SmallInput::kOwn>::kWarps;
+    const int warp = lane_index() % kMostWarps;
+    const float2 of_warp =
+        warp < plan.token_warps ? reductions[token_ * plan.token_warps + warp] : make_float2(0, 0);
+    return make_float2(warp_sum<kMostWarps>(of_warp.x), warp_max<kMostWarps>(of_warp.y));
   }
 
-  // Blocks have units of their own: what is read is written at once.
-  __device__ __forceinline__ void stage_bytes(const FewTokenParams& p, const FewTokenSmallPlan& plan,
-                                              unsigned char* shared) {
-    float square = 0;
-    auto* blocks = reinterpret_cast<float*>(shared + plan.block_factors) + token_ * plan.block_factors_stride;
-    const auto take = [&](int eight, float(&values)[8], const float(&norm)[8]) {
-      if (p.norm != nullptr) {
-        square += squares_of(values);
-        scale_8(values, norm);
-      }
-      ScaledTile<Weights>::leave(values, eight, row(plan, shared), blocks);
-    };
-    float held[kHeld][8];
-    for_held(p, held, take);
-    for_others(p, take);
-    auto* reductions = reinterpret_cast<float*>(shared + plan.reductions);
-    square = warp_sum(square);
-    if (lane_index() == 0) reductions[warp_index()] = square;
-    __syncthreads();
-    // Not before: what the next kernel's blocks fetch ahead would keep the activations waiting.
-    grid_dependency_launch();
-    // Nobody needs it before the next barrier.
-    if (!has_token(p) || begin_ != 0) return;
-    square = 0;
-    for (int warp = 0; warp < plan.token_warps; ++warp)
-      square += reductions[token_ * plan.token_warps + warp];
-    reinterpret_cast<float*>(shared + plan.factors)[token_] = norm_factor(p, square);
-  }
-
-  // The largest magnitude of all comes first.
-  __device__ __forceinline__ void stage_halves(const FewTokenParams& p, const FewTokenSmallPlan& plan,
-                                               unsigned char* shared) {
-    constexpr Operands kOperands = Weights::kOperands;
-    float held[kHeld][8];
-    float square = 0, largest = 0;
-    const auto count = [&](int, float(&values)[8], const float(&norm)[8]) {
-      if (p.norm != nullptr) {
-        square += squares_of(values);
-        scale_8(values, norm);
-      }
-      largest = fmaxf(largest, largest_of(values));
-    };
-    for_held(p, held, count);
-    for_others(p, count);
-    auto* reductions = reinterpret_cast<float2*>(shared + plan.reductions);
-    square = warp_sum(square);
-    largest = warp_max(largest);
-    if (lane_index() == 0) reductions[warp_index()] = make_float2(square, largest);
-    __syncthreads();
-    grid_dependency_launch();
-    if (has_token(p)) {
-      constexpr int kMostWarps = SmallShape<SmallInput::kOwn>::kWarps;
-      const int of_lane = lane_index() % kMostWarps;
-      const float2 of_warp =
-          of_lane < plan.token_warps ? reductions[token_ * plan.token_warps + of_lane] : make_float2(0, 0);
-      square = warp_sum<kMostWarps>(of_warp.x);
-      const PowerOfTwo power = power_for(warp_max<kMostWarps>(of_warp.y));
-      if (begin_ == 0)
-        reinterpret_cast<float*>(shared + plan.factors)[token_] = power.inverse * norm_factor(p, square);
-      const auto write = [&](int eight, const float(&values)[8]) {
-        *reinterpret_cast<uint4*>(row(plan, shared) + 2 * place_of_column(kOperands, 8 * eight)) =
-            pack_operands(kOperands, power.scale, values);
-      };
+  // The norm's weights of two eights, from `eight` on.
+  __device__ __forceinline__ void load_norms(int eight) {
+    if (norm_ == nullptr) return;
 #pragma unroll
-      for (int i = 0; i < kHeld; ++i)
-        if (begin_ + i * step_ < eights_) write(begin_ + i * step_, held[i]);
-      for_others(p, [&](int eight, float(&values)[8], const float(&norm)[8]) {
-        if (p.norm != nullptr) scale_8(values, norm);
-        write(eight, values);
-      });
+    for (int i = 0; i < 2; ++i)
+      if (eight + i * step_ < filled_) load_8(norm_ + 8 * (eight + i * step_), norms_[i]);
+  }
+  // Pieces of 16 bytes from `eight` on, zeros beyond K: two eights of f32, or as many of bf16 as there are
+  // pieces. NF4 has fewer registers.
+  static constexpr int kPieces = std::is_same_v<Weights, Nf4Weights> ? 4 : 6;
+  struct Pieces {
+    uint4 of[kPieces];
+  };
+  __device__ __forceinline__ void load_pieces(int eight, Pieces& pieces) const {
+    const int stride = 16 * step_;  // bytes of bf16 from eight to eight
+    const unsigned char* at = x_ + (is_bf16_ ? 16 : 32) * (eight - begin_);
+#pragma unroll
+    for (int i = 0; i < kPieces; ++i) {
+      const int own = eight + (is_bf16_ ? i : i / 2) * step_;
+      pieces.of[i] = make_uint4(0, 0, 0, 0);
+      if (own < filled_ && (is_bf16_ || i < 4))
+        pieces.of[i] =
+            *reinterpret_cast<const uint4*>(at + i / 2 * 2 * stride + i % 2 * (is_bf16_ ? stride : 16));
     }
-    __syncthreads();
+  }
+
+  // take(eight, its values times the norm's weights) of the thread's eights, of which the last may be beyond
+  // the end; those of a warp take part together. Where there is a norm the squares of x are added to
+  // `square`.
+  template <typename Take>
+  __device__ __forceinline__ void for_own(float& square, const Take& take) {
+    Pieces pieces;
+    int there = 0;  // eights of pieces
+#pragma unroll 1
+    for (int eight = begin_; eight < eights_; eight += 2 * step_) {
+      if (there == 0) {
+        load_pieces(eight, pieces);
+        there = is_bf16_ ? kPieces : 2;
+      }
+      float values[2][8];
+      if (is_bf16_) {
+        unpack_bf16_8(pieces.of[0], values[0]);
+        unpack_bf16_8(pieces.of[1], values[1]);
+      } else {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const uint4 low = pieces.of[2 * i], high = pieces.of[2 * i + 1];
+          const uint32_t words[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+#pragma unroll
+          for (int j = 0; j < 8; ++j) values[i][j] = __uint_as_float(words[j]);
+        }
+      }
+#pragma unroll
+      for (int i = 0; i + 2 < kPieces; ++i) pieces.of[i] = pieces.of[i + 2];
+      there -= 2;
+      if (norm_ != nullptr) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          square += squares_of(values[i]);
+          scale_8(values[i], norms_[i]);
+        }
+        load_norms(eight + 2 * step_);
+      }
+      take(eight, values[0]);
+      take(eight + step_, values[1]);
+    }
   }
 
   int token_, step_;
-  int eights_, begin_;  // eights of the slice, the thread's first
-  int first_k_;
-  float norm_[kHeldNorms][8];
+  int eights_, filled_;  // of the slice, and those before the end of K
+  int begin_;            // the thread's first
+  bool is_bf16_;
+  const unsigned char* x_;  // at the first
+  const float* norm_;       // of the slice
+  float norms_[2][8] = {};
 };
 
 // Brings the slice of x into shared memory where launch_few_token_operands has made operands of it.
@@ -402,7 +415,7 @@ __device__ __forceinline__ void finish_phase(const FewTokenParams& p, const FewT
   const auto* partials = reinterpret_cast<const float*>(shared + plan.partials);
   const auto* factors = reinterpret_cast<const float*>(shared + plan.factors);
   const bool gated = p.activate == Activate::kGate;
-  const int outputs = gated ? rows.rows(first) / 2 : rows.rows(first);
+  const int together = gated ? 2 : 1, outputs = gated ? rows.rows(first) / 2 : rows.rows(first);
   const int share = rows.share(first), row_slots = rows.row_slots(share), slot_floats = kTileRows * p.tokens;
   const Divider by_share(share);
   const auto sum_of = [&](int row, int at) {
@@ -410,6 +423,7 @@ __device__ __forceinline__ void finish_phase(const FewTokenParams& p, const FewT
     const int more = by_share.quotient(begin + rows.across - 1) - by_share.quotient(begin);
     const float* of_warp = partials + row * row_slots * slot_floats + at;
     float sum = of_warp[0];
+#pragma unroll 1
     for (int i = 1; i <= more; ++i) sum += of_warp[i * slot_floats];
     return sum;
   };
@@ -417,37 +431,59 @@ __device__ __forceinline__ void finish_phase(const FewTokenParams& p, const FewT
   for (int i = threadIdx.x; i < kTileRows * outputs * p.tokens; i += SmallShape<kInput>::kThreads) {
     const SmallOutput output(i, outputs, gated);
     const int at = kTileRows * output.token + output.row_in_tile;
-    const TileOwner owner = tile_owner(p, run, first + output.tile);
-    const FewTokenMember& member = p.members[owner.member];
-    const int row = kTileRows * owner.tile + output.row_in_tile;
-    const float sum = factors[output.token] * sum_of(output.tile, at);
-    const float second = gated ? factors[output.token] * sum_of(output.tile + 1, at) : 0.0f;
-    if (p.partials != nullptr) {
-      store_partial(p, member, row, output.token, sum);
-      if (gated) store_partial(p, p.members[1], row, output.token, second);
-    } else if (row < member.rows) {
-      if (gated) {
-        store_gated(p, row, output.token, sum, second);
+    const float factor = factors[output.token];
+    float gate = 0;
+#pragma unroll 1
+    for (int j = 0; j < together; ++j) {
+      const TileOwner owner = tile_owner(p, run, first + output.tile + j);
+      const FewTokenMember& member = p.members[owner.member];
+      const int row = kTileRows * owner.tile + output.row_in_tile;
+      const float sum = factor * sum_of(output.tile + j, at);
+      if (p.partials != nullptr) {
+        store_partial(p, member, row, output.token, sum);
+        continue;
+      }
+      if (row >= member.rows) break;
+      const float adapted = with_adapter(member, row, output.token, sum);
+      if (gated && j == 0) {
+        gate = adapted;
+      } else if (gated) {
+        store_activation(p.gated_out, p.out_is_bf16, output.token * p.gated_stride + row,
+                         silu(gate) * adapted);
       } else {
         const bool has_residual = is_first && i == static_cast<int>(threadIdx.x);
-        store_output(p, member, row, output.token, sum,
-                     has_residual ? first_residual : residual_of(p, member, row, output.token));
+        store_activation(
+            member.out, p.out_is_bf16, static_cast<int64_t>(output.token) * member.rows + row,
+            adapted + (has_residual ? first_residual : residual_of(p, member, row, output.token)));
       }
     }
   }
 }
 
-// What finish_phase takes for the first output of the thread in the block's first phase, read early.
+// Prepares the thread's first output in the block's first phase: fetches the rows of B that it needs, and
+// returns where what is added to it lies; null: nowhere.
 template <SmallInput kInput>
-__device__ __forceinline__ float first_residual(const FewTokenParams& p, const FewTokenRun& run,
-                                                const SmallRows<kInput>& rows) {
-  const int outputs = rows.rows(rows.begin), i = static_cast<int>(threadIdx.x);
-  if (p.residual == nullptr || p.partials != nullptr || i >= kTileRows * outputs * p.tokens) return 0;
-  const SmallOutput output(i, outputs, false);
-  const TileOwner owner = tile_owner(p, run, rows.begin + output.tile);
-  const FewTokenMember& member = p.members[owner.member];
-  const int row = kTileRows * owner.tile + output.row_in_tile;
-  return row < member.rows ? residual_of(p, member, row, output.token) : 0.0f;
+__device__ __forceinline__ const void* prepare_output(const FewTokenParams& p, const FewTokenRun& run,
+                                                      const SmallRows<kInput>& rows) {
+  const bool gated = p.activate == Activate::kGate;
+  const int together = gated ? 2 : 1, outputs = rows.rows(rows.begin) / together;
+  const int i = static_cast<int>(threadIdx.x);
+  if (p.partials != nullptr || i >= kTileRows * outputs * p.tokens) return nullptr;
+  const SmallOutput output(i, outputs, gated);
+  const void* residual = nullptr;
+#pragma unroll 1
+  for (int j = 0; j < together; ++j) {
+    const TileOwner owner = tile_owner(p, run, rows.begin + output.tile + j);
+    const FewTokenMember& member = p.members[owner.member];
+    const int row = kTileRows * owner.tile + output.row_in_tile;
+    if (row >= member.rows) break;
+    for (int r = 0; r < member.rank; r += 32)
+      prefetch_l2(member.lora_b + static_cast<int64_t>(row) * member.rank + r);
+    if (p.residual != nullptr)
+      residual = static_cast<const char*>(p.residual) +
+                 (p.out_is_bf16 ? 2 : 4) * (static_cast<int64_t>(output.token) * member.rows + row);
+  }
+  return residual;
 }
 
 template <typename Weights, SmallInput kInput>
@@ -466,10 +502,10 @@ __device__ __forceinline__ void take_small_rows(const FewTokenParams& p, const F
                                kParts * min(plan.slice_tiles, p.column_tiles - slice_first) / kStep};
   unsigned char* ring_begin = shared + plan.ring + warp_index() * plan.ring_slots * plan.ring_slot;
   SmallRing<Weights, kInput> ring(p, run, rows, ring_begin, plan, kParts * slice_first);
+  if constexpr (std::is_same_v<Weights, Nf4Weights>) Nf4Weights::fetch_table(p.nf4_table, shared);
 #pragma unroll 1
   for (int i = kScaled ? 0 : 1; i < plan.ring_slots; ++i) ring.issue();
-  if constexpr (std::is_same_v<Weights, Nf4Weights>) Nf4Weights::fill_table(p.nf4_tables, shared);
-  float residual;
+  const void* residual_at = prepare_output(p, run, rows);
   const auto wait = [&] {
     if (!plan.waits_late) grid_dependency_wait();
     if (plan.input_is_there != nullptr) {
@@ -479,7 +515,6 @@ __device__ __forceinline__ void take_small_rows(const FewTokenParams& p, const F
       }
       __syncthreads();
     }
-    residual = first_residual(p, run, rows);
   };
   if constexpr (kInput == SmallInput::kOperands) {
     wait();
@@ -492,6 +527,7 @@ __device__ __forceinline__ void take_small_rows(const FewTokenParams& p, const F
     wait();
     input.stage(p, plan, shared);
   }
+  const float residual = residual_at == nullptr ? 0.0f : load_activation(residual_at, p.out_is_bf16, 0);
 
   const SmallActivations<Weights, kScaled> x(p, plan, shared);
   const int slot_floats = kTileRows * p.tokens;
@@ -503,13 +539,16 @@ __device__ __forceinline__ void take_small_rows(const FewTokenParams& p, const F
     const int share = rows.share(first), row_slots = rows.row_slots(share);
     const Divider by_share(share);
     auto* left = reinterpret_cast<float*>(shared + plan.partials);
+    const auto offset_of = [&](int row) {
+      return std::is_same_v<Weights, Nf4Weights> ? p.members[tile_owner(p, run, row).member].nf4_offset
+                                                 : 0.0f;
+    };
+    float nf4_offset = own.count > 0 ? offset_of(own.row) : 0;
 #pragma unroll 1
     for (; own.count > 0; --own.count) {
       wait_for_copies(plan.ring_slots - (kScaled ? 1 : 2));
       __syncwarp();  // what all lanes copied is there; and the slot that is filled next was read by all
-      WeightTables tables(nullptr, shared);
-      if constexpr (std::is_same_v<Weights, Nf4Weights>)
-        tables.member = &p.members[tile_owner(p, run, own.row).member];
+      const WeightTables tables(nf4_offset, shared);
       const unsigned char* slot = ring_begin + from;
       if constexpr (kScaled) {
         typename ScaledTile<Weights>::Tile tiles[kStep];
@@ -533,6 +572,7 @@ __device__ __forceinline__ void take_small_rows(const FewTokenParams& p, const F
       if (own.column == rows.across) {
         own.column = 0;
         ++own.row;
+        if (own.count > 1) nf4_offset = offset_of(own.row);
       }
     }
     if (first == rows.begin && plan.waits_late) grid_dependency_wait();
@@ -544,11 +584,12 @@ __device__ __forceinline__ void take_small_rows(const FewTokenParams& p, const F
   cp_async_wait<0>();
 }
 
-// On an H200, Qwen3-8B in Q4_K_M, one token, launch after launch: q, k and v 14.2 MB in 9 us, o 9.4 MB
-// in 6.2, gate and up 56.6 MB in 16.2, down 28.3 or 41.3 MB in 15, lm_head 510 MB in 127. About 5 us of each
-// launch go by before the weights flow and after the last of them. Two blocks have room on a multiprocessor.
-// NF4, which adapters are for, leaves room for few_token_lora_input's besides, so that the next kernel's
-// blocks start before those have ended: 96 registers instead of 128.
+// On an H200, Qwen3-8B in Q4_K_M, one token, from the end of the kernel before to its own: q, k and v 14.2 MB
+// in 6.3 us (two launches 9.5), o 9.4 MB in 5.5, gate and up 56.6 MB in 15.3, down 28.3 or 41.3 MB in 11 or
+// 16, lm_head 510 MB in 120. Of each, 0.5 us go by until its wait ends, 1.5 to 3 until x is staged, and 1
+// from the last product to the outputs. Two blocks have room on a multiprocessor. NF4, which adapters are
+// for, leaves room for few_token_lora_input's besides, so that the next kernel's blocks start before those
+// have ended: 96 registers instead of 128.
 template <typename Weights, SmallInput kInput>
 inline constexpr int kBoundThreads = SmallShape<kInput>::kThreads +
                                      (std::is_same_v<Weights, Nf4Weights> && kInput == SmallInput::kOwn

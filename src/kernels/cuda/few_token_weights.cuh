@@ -12,18 +12,19 @@
 #pragma once
 
 #include "kernels/cuda/few_token.cuh"
+#include "kernels/cuda/nf4_tables.h"
 #include "kernels/cuda/placed_formats.cuh"
 
 namespace onggi::cuda {
 
-// What both rows' weights are made with, besides the slot.
+// What both rows' weights are made with, besides the slot; for NF4 alone.
 struct WeightTables {
-  const FewTokenMember* member;  // null but for NF4
-  const unsigned char* nf4;      // Nf4Weights::fill_table's
-  SharedAddress nf4_of_lane;     // its column
+  float nf4_offset;
+  const unsigned char* nf4;   // nf4_lane_table
+  SharedAddress nf4_of_lane;  // its column
 
-  __device__ __forceinline__ WeightTables(const FewTokenMember* of, const unsigned char* table)
-      : member(of),
+  __device__ __forceinline__ WeightTables(float offset, const unsigned char* table)
+      : nf4_offset(offset),
         nf4(table),
         nf4_of_lane(shared_address(table) + 4 * static_cast<unsigned>(lane_index())) {}
 };
@@ -139,19 +140,17 @@ struct PlainWeights {
 // exchanged in pairs (why: see PlainWeights); then of each row four 8-bit absmaxes, then of each row the
 // factor that these share. A lane has a whole block of 64 values in each row.
 //
-// Bytes become pairs of f16 by a table with a column for each lane (so that no two meet in a bank): [256][32]
-// words, then the dynamic code, 256 floats.
+// Bytes become pairs of f16 by nf4_lane_table.
 struct Nf4Weights {
   static constexpr DType kDType = DType::kNF4;
   static constexpr Operands kOperands = Operands::kF16;
   static constexpr int kHalves = 2, kSlotBytes = 2048 + 64 + 64;
-  static constexpr int kTableBytes = 256 * 128 + 1024;
+  static constexpr int kTableBytes = kNf4LaneTableBytes;
 
   struct Source {
     const uint8_t* from;    // of the lane in the tile's first row
     int row_offset[4];      // bytes to its copies' rows
-    const uint8_t* absmax;  // of lanes 0 to 15
-    const float* nested;    // of the others
+    const uint8_t* scales;  // the member's absmaxes for lanes 0 to 15, the nested ones for the others
     int block;              // number of the row's block at the next tile
     __device__ __forceinline__ void seek(const FewTokenParams& p, const FewTokenMember& member, int tile,
                                          int column_tile) {
@@ -160,8 +159,8 @@ struct Nf4Weights {
              16 * (lane_index() % 8);
 #pragma unroll
       for (int i = 0; i < 4; ++i) row_offset[i] = min(lane_index() / 8 + 4 * i, last) * row_bytes;
-      absmax = member.nf4_absmax;
-      nested = member.nf4_nested;
+      scales =
+          lane_index() < kTileRows ? member.nf4_absmax : reinterpret_cast<const uint8_t*>(member.nf4_nested);
       block = (kTileRows * tile + min(lane_index() % kTileRows, last)) * (p.columns / 64) + 4 * column_tile;
     }
     __device__ __forceinline__ void issue(unsigned char* slot) {
@@ -170,11 +169,8 @@ struct Nf4Weights {
         const int row = lane_index() / 8 + 4 * i;
         cp_async_16(slot + place(row, lane_index() % 8), from + row_offset[i]);
       }
-      if (lane_index() < kTileRows) {
-        cp_async_4(slot + 2048 + 4 * lane_index(), absmax + block);
-      } else {
-        cp_async_4(slot + 2048 + 4 * lane_index(), nested + block / 256);
-      }
+      const int at = lane_index() < kTileRows ? block : block / 256 * static_cast<int>(sizeof(float));
+      cp_async_4(slot + 2048 + 4 * lane_index(), scales + at);
       from += 128;
       block += 4;
     }
@@ -185,16 +181,12 @@ struct Nf4Weights {
     return 128 * row + 16 * (piece ^ row % 2);
   }
 
-  // Values of a table of 16 from the lanes that hold them, so that no load is waited for.
-  static __device__ __forceinline__ void fill_table(const float* tables, unsigned char* table) {
-    const float own = tables[lane_index() % 16];
-    const int warps = static_cast<int>(blockDim.x) / kWarp;
-    for (int byte = warp_index(); byte < 256; byte += warps) {
-      const float high = __shfl_sync(kAllLanes, own, byte / 16), low = __shfl_sync(kAllLanes, own, byte % 16);
-      reinterpret_cast<uint32_t*>(table)[kWarp * byte + lane_index()] = pack_f16(high, low);
-    }
-    for (int i = threadIdx.x; i < 256; i += static_cast<int>(blockDim.x))
-      reinterpret_cast<float*>(table + 256 * 128)[i] = tables[16 + i];
+  // Queues the block's copies of nf4_lane_table; they belong to the next group.
+  static __device__ __forceinline__ void fetch_table(const void* of_lanes, unsigned char* table) {
+    const auto* from = static_cast<const unsigned char*>(of_lanes);
+#pragma unroll 1
+    for (int i = 16 * static_cast<int>(threadIdx.x); i < kTableBytes; i += 16 * static_cast<int>(blockDim.x))
+      cp_async_16(table + i, from + i);
   }
 
   static __device__ __forceinline__ float absmax(const WeightTables& tables, const unsigned char* slot,
@@ -202,7 +194,7 @@ struct Nf4Weights {
     const auto* dynamic = reinterpret_cast<const float*>(tables.nf4 + 256 * 128);
     const int row = lane_index() / 4 + 8 * r;
     const float nested = *reinterpret_cast<const float*>(slot + 2112 + 4 * row);
-    return fmaf(dynamic[slot[2048 + 4 * row + lane_index() % 4]], nested, tables.member->nf4_offset);
+    return fmaf(dynamic[slot[2048 + 4 * row + lane_index() % 4]], nested, tables.nf4_offset);
   }
   static __device__ __forceinline__ uint4 bits(const unsigned char* slot, int r, int h) {
     return *reinterpret_cast<const uint4*>(slot +

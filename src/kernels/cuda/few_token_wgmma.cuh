@@ -273,13 +273,16 @@ __device__ __forceinline__ void take_wgmma_rows(const FewTokenParams& p, const F
 #pragma unroll 1
     for (int i = 0; i + 1 < plan.ring_slots; ++i) tile.issue(i, i);
   }
-  if constexpr (std::is_same_v<Weights, Nf4Weights>)
-    Nf4Weights::fill_table(p.nf4_tables, shared + plan.table);
+  if constexpr (std::is_same_v<Weights, Nf4Weights>) {
+    Nf4Weights::fetch_table(p.nf4_table, shared + plan.table);
+    cp_async_commit();
+    cp_async_wait<0>();
+  }
   __syncthreads();
 
   float sums[kTokens / 8][4] = {};
   if (multiplies) {
-    tile.multiply(WeightTables(&member, shared + plan.table), sums);
+    tile.multiply(WeightTables(member.nf4_offset, shared + plan.table), sums);
   } else if (lane_index() == 0) {
     grid_dependency_wait();
     copy_wgmma_input<kTokens>(plan, Weights::kOperands == Operands::kF16 ? p.f16 : p.bf16, share, shared);

@@ -136,6 +136,10 @@ __device__ __forceinline__ void cp_async_16(void* shared, const void* global, in
                "l"(global), "r"(source_bytes)
                : "memory");
 }
+// Brings the line of the address into L2.
+__device__ __forceinline__ void prefetch_l2(const void* global) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
+}
 // cp.async.ca: 4 bytes, both addresses aligned to 4.
 __device__ __forceinline__ void cp_async_4(void* shared, const void* global, int source_bytes = 4) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(shared)), "l"(global),

@@ -176,6 +176,7 @@ inline uint32_t round_to_tf32(float x) {
   return std::isfinite(x) ? (bits + 0x1000) & 0xFFFFE000U : bits;
 }
 
+inline void prefetch_l2(const void*) {}
 inline void cp_async_16(void* shared, const void* global, int source_bytes = 16) {
   emulator::queue_copy(shared, global, 16, source_bytes);
 }
