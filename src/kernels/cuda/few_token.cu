@@ -296,11 +296,11 @@ bool run_group(Request& request, const FewTokenParams& all, Check check) {
   return true;
 }
 
-// Calls group(params) for all members together or, where no kernel takes all their dtypes or it is faster,
-// for those of one dtype after the others.
+// Calls group(params) for all members together or, where no kernel takes all their dtypes, for those of one
+// dtype after the others.
 template <typename Group>
-bool for_groups(const FewTokenParams& all, int64_t tokens, const Group& group) {
-  if (all.run_count == 1 || (tokens > kMostOwnOperands && have_one_kernel(all))) return group(all);
+bool for_groups(const FewTokenParams& all, const Group& group) {
+  if (all.run_count == 1 || have_one_kernel(all)) return group(all);
   for (int i = 0; i < all.run_count; ++i) {
     FewTokenParams one = all;
     const int first = all.runs[i].first_member;
@@ -327,8 +327,7 @@ bool run(Request request) {
   make_runs(all);
   // Nothing is queued before it is sure that all can be.
   const auto with = [&](Check check) {
-    return for_groups(all, args.tokens,
-                      [&](const FewTokenParams& group) { return run_group(request, group, check); });
+    return for_groups(all, [&](const FewTokenParams& group) { return run_group(request, group, check); });
   };
   return with(Check::kOnly) && with(Check::kThenQueue);
 }

@@ -90,7 +90,9 @@ int lay_out_shared(const FewTokenParams& p, FewTokenSmallPlan& plan, int slots) 
   plan.factors = take(p.tokens * 4);
   plan.partials = take(partial_slots_of(plan) * kTileRows * p.tokens * 4);
   // NF4's blocks have a float of each token side by side.
-  const int block_floats = 2 * scaled_blocks(p.runs[0].dtype) * plan.slice_tiles;
+  int tile_blocks = 0;
+  for (int i = 0; i < p.run_count; ++i) tile_blocks = std::max(tile_blocks, scaled_blocks(p.runs[i].dtype));
+  const int block_floats = 2 * tile_blocks * plan.slice_tiles;
   plan.block_factors_stride = has_nf4 ? 1 : block_floats;
   plan.block_factors = take(plan.has_operands ? 0 : (has_nf4 ? 1 : p.tokens) * block_floats * 4);
   plan.zeros = take(plan.has_operands ? 0 : kScaledZeroBytes);

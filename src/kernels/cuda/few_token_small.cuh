@@ -613,12 +613,7 @@ template <SmallInput kInput>
 void launch_small(CudaStream& stream, const char* op, const FewTokenParams& p, const FewTokenSmallPlan& plan,
                   const LaunchShape& shape) {
   const bool known = with_weights(p, [&]<typename First, typename Second>(First, Second) {
-    // Runs of other dtypes are launches of their own where blocks make their operands.
-    if constexpr (kInput == SmallInput::kOperands || std::is_same_v<First, Second>) {
-      launch(stream, op, shape, few_token_small_kernel<First, Second, kInput>, p, plan);
-    } else {
-      ONGGI_CHECK(false, "weights of one dtype");
-    }
+    launch(stream, op, shape, few_token_small_kernel<First, Second, kInput>, p, plan);
   });
   ONGGI_CHECK(known);
 }
