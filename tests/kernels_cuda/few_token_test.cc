@@ -423,6 +423,25 @@ TEST(FewToken, ResidualAndPaddedRows) {
                     .x_stride = 512 + 64});
 }
 
+TEST(FewToken, RanksThatAreReadInSeveralTurns) {
+  for (const int64_t rank : {20, 36, 64})
+    expect_close({.dtypes = {DType::kQ4_K}, .rows = {43}, .columns = 512, .tokens = 2, .rank = rank});
+}
+
+// More columns than a thread of the kernel for one and two tokens holds at a time.
+TEST(FewToken, LongRowsOfOneAndTwoTokens) {
+  for (const DType dtype : {DType::kQ4_K, DType::kQ6_K, DType::kNF4, DType::kBF16})
+    for (const DType x : {DType::kF32, DType::kBF16})
+      for (const int64_t tokens : {1, 2})
+        expect_close({.dtypes = {dtype},
+                      .rows = {20},
+                      .columns = 13312,
+                      .tokens = tokens,
+                      .x_dtype = x,
+                      .norm = true,
+                      .residual = true});
+}
+
 // Several slices of K, with a norm that no block sees whole, and rows enough for several steps of a block.
 TEST(FewToken, LongRowsInSlices) {
   for (const int64_t tokens : {1, 3, 10, 24, 64})
