@@ -609,11 +609,27 @@ __global__ void __launch_bounds__(kBoundThreads<First, kInput>, 2)
   }
 }
 
+// The kernel for weights First and Second. For one and two tokens Q4_K and Q5_K share theirs with Q6_K also
+// where a launch has one of them alone: files mix them, and a launch finds the instructions of the one before
+// nearer.
+template <typename First, typename Second, SmallInput kInput>
+struct SmallKernel {
+  static constexpr auto kernel = few_token_small_kernel<First, Second, kInput>;
+};
+template <typename Format>
+struct SmallKernel<PlacedWeights<Format>, PlacedWeights<Format>, SmallInput::kOwn> {
+  static constexpr bool kIsLow = std::is_same_v<Format, FormatQ4K> || std::is_same_v<Format, FormatQ5K>;
+  static constexpr bool kIsQ6 = std::is_same_v<Format, FormatQ6K>;
+  using First = PlacedWeights<std::conditional_t<kIsQ6, FormatQ4K, Format>>;
+  using Second = PlacedWeights<std::conditional_t<kIsLow, FormatQ6K, Format>>;
+  static constexpr auto kernel = few_token_small_kernel<First, Second, SmallInput::kOwn>;
+};
+
 template <SmallInput kInput>
 void launch_small(CudaStream& stream, const char* op, const FewTokenParams& p, const FewTokenSmallPlan& plan,
                   const LaunchShape& shape) {
   const bool known = with_weights(p, [&]<typename First, typename Second>(First, Second) {
-    launch(stream, op, shape, few_token_small_kernel<First, Second, kInput>, p, plan);
+    launch(stream, op, shape, SmallKernel<First, Second, kInput>::kernel, p, plan);
   });
   ONGGI_CHECK(known);
 }
