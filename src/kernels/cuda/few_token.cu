@@ -164,7 +164,7 @@ class Launch {
       case Kernel::kSmall:
         small_.waits_late =
             (adapts || request_.input_is_there) && !needs_operands() && request_.tuning.overlap_launches;
-        launch_few_token_small(stream_, p_, small_, shape_);
+        launch_small();
         break;
       case Kernel::kLarge:
         launch_few_token_large(stream_, p_, large_, shape_);
@@ -194,6 +194,7 @@ class Launch {
     return false;
   }
   void take_scratch();
+  void launch_small();
   FewTokenLoraArgs lora_args() const;
 
   const Request& request_;
@@ -238,6 +239,16 @@ void Launch::take_scratch() {
   if (needs(Operands::kF16)) p_.f16 = memory + f16;
   if (needs(Operands::kBF16)) p_.bf16 = memory + bf16;
   p_.factors = reinterpret_cast<float*>(memory + factors);
+}
+
+void Launch::launch_small() {
+  try {
+    launch_few_token_small(stream_, p_, small_, shape_);
+  } catch (...) {
+    // Nobody takes the flag back that few_token_lora_input sets for this launch.
+    if (small_.input_is_there != nullptr) stream_.fill_zero(small_.input_is_there, sizeof(unsigned));
+    throw;
+  }
 }
 
 FewTokenLoraArgs Launch::lora_args() const {
