@@ -1,9 +1,9 @@
 // Attention of sequences with one new token each: the cache is read once, and that is all the time it takes.
 #include <algorithm>
 #include <bit>
-#include <memory>
 
 #include "kernels/cuda/activation.cuh"
+#include "kernels/cuda/arrivals.h"
 #include "kernels/cuda/cached_attention.h"
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/decode_attention.cuh"
@@ -13,25 +13,10 @@ namespace {
 
 using namespace decode;
 
+struct Ranges;  // whose ends are counted
 constexpr int64_t kMaxArrivals = 1 << 14;
 // From here on a sequence is worth more blocks than a cluster has.
 constexpr int64_t kLongestOfFewBlocks = 4096;
-
-// Counters of the blocks that are done with a range; zero between launches.
-struct Arrivals {
-  Buffer counters;
-};
-unsigned* arrivals_of(CudaStream& stream) {
-  const Buffer& counters = stream
-                               .attachment<Arrivals>([&] {
-                                 auto made = std::make_shared<Arrivals>();
-                                 made->counters = stream.allocate(kMaxArrivals * sizeof(unsigned));
-                                 stream.fill_zero(made->counters.data(), made->counters.bytes());
-                                 return made;
-                               })
-                               .counters;
-  return counters.as<unsigned>();
-}
 
 SplitRule split_rule(int64_t blocks_per_split, int multiprocessors) {
   const auto blocks = [&](int per_multiprocessor) {
@@ -114,7 +99,7 @@ void run_decode(CudaStream& stream, const CachedAttentionArgs& args, const Token
           tokens);
   }
   work.rule = split_rule(counters, stream.multiprocessors());
-  work.arrivals = arrivals_of(stream);
+  work.arrivals = arrivals<Ranges, kMaxArrivals>(stream);
   const int splits = std::max(1, splits_of(static_cast<int>(args.sequences.longest), work.rule));
   if (splits > 1) {
     const auto state_floats = static_cast<size_t>(kHeads * (args.head_dim + 2));

@@ -1,4 +1,5 @@
 // u_i = norm(x) A_i^T of few tokens, in fp32: the first half of the adapters of a group of linear layers.
+#include "kernels/cuda/arrivals.h"
 #include "kernels/cuda/few_token.cuh"
 #include "kernels/cuda/few_token_lora.h"
 
@@ -119,19 +120,9 @@ __global__ void __launch_bounds__(kThreads) lora_input_kernel(const __grid_const
   finish(p, first_token);
 }
 
-// Counters of blocks, which every launch leaves as it finds them: 0. The last one is input_is_there's.
-struct ArrivalCounters {
-  static constexpr int kCount = 64;
-  explicit ArrivalCounters(CudaStream& stream) : memory(stream.allocate(kCount * sizeof(unsigned))) {
-    const unsigned zeros[kCount] = {};
-    stream.copy_in(memory.data(), zeros, sizeof zeros);
-  }
-  static unsigned* of(CudaStream& stream) {
-    return stream.attachment<ArrivalCounters>([&] { return std::make_shared<ArrivalCounters>(stream); })
-        .memory.as<unsigned>();
-  }
-  Buffer memory;
-};
+// Of the blocks of each eight tokens; the last one is input_is_there's.
+constexpr int kCounters = 64;
+unsigned* counters(CudaStream& stream) { return arrivals<LoraInputParams, kCounters>(stream); }
 
 int rank_groups(const FewTokenLoraArgs& args) {
   int groups = 0;
@@ -147,16 +138,14 @@ size_t few_token_lora_scratch(const FewTokenLoraArgs& args) {
   return eights * chunks * kTokens * static_cast<size_t>(kRows * rank_groups(args) + 1) * sizeof(float);
 }
 
-unsigned* input_is_there(CudaStream& stream) {
-  return ArrivalCounters::of(stream) + ArrivalCounters::kCount - 1;
-}
+unsigned* input_is_there(CudaStream& stream) { return counters(stream) + kCounters - 1; }
 
 void few_token_lora_input(CudaStream& stream, const FewTokenLoraArgs& args, void* scratch, Overlap overlap) {
   LoraInputParams params{args,
                          {},
                          (args.columns + kChunk - 1) / kChunk,
                          static_cast<float*>(scratch),
-                         ArrivalCounters::of(stream),
+                         counters(stream),
                          input_is_there(stream)};
   int groups = 0;
   for (int i = 0; i < kMaxLinearGroup; ++i) {
@@ -165,7 +154,7 @@ void few_token_lora_input(CudaStream& stream, const FewTokenLoraArgs& args, void
   }
   params.first_rows[kMaxLinearGroup] = groups;
   const auto eights = static_cast<unsigned>((args.tokens + kTokens - 1) / kTokens);
-  ONGGI_CHECK(eights < ArrivalCounters::kCount);
+  ONGGI_CHECK(eights < kCounters);
   launch(stream, "few_token_lora_input",
          {.grid = dim3(static_cast<unsigned>(groups), static_cast<unsigned>(params.chunks), eights),
           .block = kThreads,

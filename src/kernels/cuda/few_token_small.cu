@@ -56,17 +56,18 @@ int partial_slots_of(const FewTokenSmallPlan& plan) {
   return plan.has_operands ? OperandShape::kPartialSlots : OwnShape::kPartialSlots;
 }
 
-int scaled_step(DType dtype) {
-  int step = dtype == DType::kNF4 ? ScaledTile<Nf4Weights>::kStep : 1;
-  with_placed_format(dtype, [&](auto format) { step = ScaledTile<PlacedWeights<decltype(format)>>::kStep; });
-  return step;
-}
-// BlockFactors of a tile.
-int scaled_blocks(DType dtype) {
-  int blocks = dtype == DType::kNF4 ? ScaledTile<Nf4Weights>::kTileBlocks : 0;
-  with_placed_format(dtype,
-                     [&](auto format) { blocks = ScaledTile<PlacedWeights<decltype(format)>>::kTileBlocks; });
-  return blocks;
+// Of ScaledTile: tiles of a step, BlockFactors of a tile.
+struct ScaledShape {
+  int step, blocks;
+};
+ScaledShape scaled_shape(DType dtype) {
+  ScaledShape shape{1, 0};
+  const auto take = [&]<typename Weights>(Weights) {
+    shape = {ScaledTile<Weights>::kStep, ScaledTile<Weights>::kTileBlocks};
+  };
+  if (dtype == DType::kNF4) take(Nf4Weights{});
+  with_placed_format(dtype, [&](auto format) { take(PlacedWeights<decltype(format)>{}); });
+  return shape;
 }
 
 int lay_out_shared(const FewTokenParams& p, FewTokenSmallPlan& plan, int slots) {
@@ -81,7 +82,7 @@ int lay_out_shared(const FewTokenParams& p, FewTokenSmallPlan& plan, int slots) 
   plan.ring_slot = 0;
   for (int i = 0; i < p.run_count; ++i) {
     has_nf4 = has_nf4 || p.runs[i].dtype == DType::kNF4;
-    plan.ring_slot = std::max(plan.ring_slot, (plan.has_operands ? 1 : scaled_step(p.runs[i].dtype)) *
+    plan.ring_slot = std::max(plan.ring_slot, (plan.has_operands ? 1 : scaled_shape(p.runs[i].dtype).step) *
                                                   slot_bytes_of(p.runs[i].dtype));
   }
   take(has_nf4 ? Nf4Weights::kTableBytes : 0);
@@ -91,7 +92,8 @@ int lay_out_shared(const FewTokenParams& p, FewTokenSmallPlan& plan, int slots) 
   plan.partials = take(partial_slots_of(plan) * kTileRows * p.tokens * 4);
   // NF4's blocks have a float of each token side by side.
   int tile_blocks = 0;
-  for (int i = 0; i < p.run_count; ++i) tile_blocks = std::max(tile_blocks, scaled_blocks(p.runs[i].dtype));
+  for (int i = 0; i < p.run_count; ++i)
+    tile_blocks = std::max(tile_blocks, scaled_shape(p.runs[i].dtype).blocks);
   const int block_floats = 2 * tile_blocks * plan.slice_tiles;
   plan.block_factors_stride = has_nf4 ? 1 : block_floats;
   plan.block_factors = take(plan.has_operands ? 0 : (has_nf4 ? 1 : p.tokens) * block_floats * 4);
