@@ -122,28 +122,36 @@ __device__ __forceinline__ void store_activation(void* data, bool is_bf16, int64
   }
 }
 
-// What is added to the output of a member's row for a token.
+// Of a member's row for a token, among its outputs.
+__device__ __forceinline__ int64_t output_index(const FewTokenMember& member, int row, int token) {
+  return static_cast<int64_t>(token) * member.rows + row;
+}
+// What is added to the output.
 __device__ __forceinline__ float residual_of(const FewTokenParams& p, const FewTokenMember& member, int row,
                                              int token) {
   if (p.residual == nullptr) return 0;
-  return load_activation(p.residual, p.out_is_bf16, static_cast<int64_t>(token) * member.rows + row);
+  return load_activation(p.residual, p.out_is_bf16, output_index(member, row, token));
 }
-// And the adapter's part, from the product with the weight.
+// The product of a member's row with a token, and the adapter's part.
 __device__ __forceinline__ float with_adapter(const FewTokenMember& member, int row, int token,
                                               float product) {
   return member.rank > 0 ? product + lora_term(member, row, token) : product;
 }
-// The output of a member's row for a token, from its product with the weight.
+// The output of gate and up for a token, from what with_adapter gives for both.
+__device__ __forceinline__ void store_activated(const FewTokenParams& p, int row, int token, float gate,
+                                                float up) {
+  store_activation(p.gated_out, p.out_is_bf16, token * p.gated_stride + row, silu(gate) * up);
+}
+// Outputs from the products.
 __device__ __forceinline__ void store_output(const FewTokenParams& p, const FewTokenMember& member, int row,
                                              int token, float product) {
-  store_activation(member.out, p.out_is_bf16, static_cast<int64_t>(token) * member.rows + row,
+  store_activation(member.out, p.out_is_bf16, output_index(member, row, token),
                    with_adapter(member, row, token, product) + residual_of(p, member, row, token));
 }
 __device__ __forceinline__ void store_gated(const FewTokenParams& p, int row, int token, float gate,
                                             float up) {
-  store_activation(
-      p.gated_out, p.out_is_bf16, token * p.gated_stride + row,
-      silu(with_adapter(p.members[0], row, token, gate)) * with_adapter(p.members[1], row, token, up));
+  store_activated(p, row, token, with_adapter(p.members[0], row, token, gate),
+                  with_adapter(p.members[1], row, token, up));
 }
 // A slice's sum of a padded row for a token.
 __device__ __forceinline__ void store_partial(const FewTokenParams& p, const FewTokenMember& member, int row,

@@ -448,12 +448,11 @@ __device__ __forceinline__ void finish_phase(const FewTokenParams& p, const FewT
       if (gated && j == 0) {
         gate = adapted;
       } else if (gated) {
-        store_activation(p.gated_out, p.out_is_bf16, output.token * p.gated_stride + row,
-                         silu(gate) * adapted);
+        store_activated(p, row, output.token, gate, adapted);
       } else {
         const bool has_residual = is_first && i == static_cast<int>(threadIdx.x);
         store_activation(
-            member.out, p.out_is_bf16, static_cast<int64_t>(output.token) * member.rows + row,
+            member.out, p.out_is_bf16, output_index(member, row, output.token),
             adapted + (has_residual ? first_residual : residual_of(p, member, row, output.token)));
       }
     }
@@ -481,7 +480,7 @@ __device__ __forceinline__ const void* prepare_output(const FewTokenParams& p, c
       prefetch_l2(member.lora_b + static_cast<int64_t>(row) * member.rank + r);
     if (p.residual != nullptr)
       residual = static_cast<const char*>(p.residual) +
-                 (p.out_is_bf16 ? 2 : 4) * (static_cast<int64_t>(output.token) * member.rows + row);
+                 (p.out_is_bf16 ? 2 : 4) * output_index(member, row, output.token);
   }
   return residual;
 }
@@ -505,7 +504,7 @@ __device__ __forceinline__ void take_small_rows(const FewTokenParams& p, const F
   if constexpr (std::is_same_v<Weights, Nf4Weights>) Nf4Weights::fetch_table(p.nf4_table, shared);
 #pragma unroll 1
   for (int i = kScaled ? 0 : 1; i < plan.ring_slots; ++i) ring.issue();
-  const void* residual_at = prepare_output(p, run, rows);
+  const void* first_residual = prepare_output(p, run, rows);
   const auto wait = [&] {
     if (!plan.waits_late) grid_dependency_wait();
     if (plan.input_is_there != nullptr) {
@@ -527,7 +526,7 @@ __device__ __forceinline__ void take_small_rows(const FewTokenParams& p, const F
     wait();
     input.stage(p, plan, shared);
   }
-  const float residual = residual_at == nullptr ? 0.0f : load_activation(residual_at, p.out_is_bf16, 0);
+  const float residual = first_residual == nullptr ? 0.0f : load_activation(first_residual, p.out_is_bf16, 0);
 
   const SmallActivations<Weights, kScaled> x(p, plan, shared);
   const int slot_floats = kTileRows * p.tokens;
@@ -585,11 +584,11 @@ __device__ __forceinline__ void take_small_rows(const FewTokenParams& p, const F
 }
 
 // On an H200, Qwen3-8B in Q4_K_M, one token, from the end of the kernel before to its own: q, k and v 14.2 MB
-// in 6.3 us, o 9.4 MB in 5.5, gate and up 56.6 MB in 15.3, down 28.3 or 41.3 MB in 11 or
-// 16, lm_head 510 MB in 120. Of each, 0.5 us go by until its wait ends, 1.5 to 3 until x is staged, and 1
-// from the last product to the outputs. Two blocks have room on a multiprocessor. NF4, which adapters are
-// for, leaves room for few_token_lora_input's besides, so that the next kernel's blocks start before those
-// have ended: 96 registers instead of 128.
+// in 6.3 us, o 9.4 MB in 5.5, gate and up 56.6 MB in 15.3, down 28.3 or 41.3 MB in 11 or 16, lm_head 510 MB
+// in 120. Of each, 0.5 us go by until its wait ends, 1.5 to 3 until x is staged, and 1 from the last product
+// to the outputs. Two blocks have room on a multiprocessor. NF4, which adapters are for, leaves room for
+// few_token_lora_input's besides, so that the next kernel's blocks start before those have ended: 96
+// registers instead of 128.
 template <typename Weights, SmallInput kInput>
 inline constexpr int kBoundThreads = SmallShape<kInput>::kThreads +
                                      (std::is_same_v<Weights, Nf4Weights> && kInput == SmallInput::kOwn

@@ -191,7 +191,7 @@ struct Nf4Weights {
 
   static __device__ __forceinline__ float absmax(const WeightTables& tables, const unsigned char* slot,
                                                  int r) {
-    const auto* dynamic = reinterpret_cast<const float*>(tables.nf4 + 256 * 128);
+    const auto* dynamic = reinterpret_cast<const float*>(tables.nf4 + kNf4DynamicCode);
     const int row = lane_index() / 4 + 8 * r;
     const float nested = *reinterpret_cast<const float*>(slot + 2112 + 4 * row);
     return fmaf(dynamic[slot[2048 + 4 * row + lane_index() % 4]], nested, tables.nf4_offset);

@@ -13,19 +13,20 @@ namespace onggi::cuda {
 
 // Two values for each byte, with a column for each lane of a warp, so that no two lanes meet in a bank of
 // shared memory: [256][32] words of two f16, the byte's upper half first; then dynamic_code(), f32 [256].
-inline constexpr size_t kNf4LaneTableBytes = 256 * 32 * 4 + 256 * 4;
+inline constexpr int kNf4DynamicCode = 256 * 32 * 4;  // bytes before it
+inline constexpr int kNf4LaneTableBytes = kNf4DynamicCode + 256 * 4;
 
 struct Nf4Tables {
   explicit Nf4Tables(CudaStream& stream) {
     std::vector<float> values(kNf4Code.begin(), kNf4Code.end());
     values.insert(values.end(), dynamic_code().begin(), dynamic_code().end());
     std::vector<uint32_t> words(kNf4LaneTableBytes / 4);
-    for (size_t i = 0; i < 256 * 32; ++i) {
+    for (size_t i = 0; i < kNf4DynamicCode / 4; ++i) {
       const size_t byte = i / 32;
       words[i] = f32_to_f16(kNf4Code[byte / 16]) | uint32_t{f32_to_f16(kNf4Code[byte % 16])} << 16;
     }
     std::copy(dynamic_code().begin(), dynamic_code().end(),
-              reinterpret_cast<float*>(words.data() + 256 * 32));
+              reinterpret_cast<float*>(words.data() + kNf4DynamicCode / 4));
     plain = place(stream, values);
     of_lanes = place(stream, words);
   }
