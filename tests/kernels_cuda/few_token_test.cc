@@ -509,6 +509,14 @@ TEST(FewToken, AnActivationThatStandsOut) {
       expect_close({.dtypes = {dtype}, .rows = {33}, .columns = 2048, .tokens = tokens, .sixth = 500});
 }
 
+// Nearly as large as f32 can be. (The other formats in tiles multiply it by how far their weights lie above
+// 0, and have no number for that.)
+TEST(FewToken, AnActivationNearTheLargestNumber) {
+  for (const DType dtype : {DType::kQ4_K, DType::kQ5_K, DType::kQ2_K, DType::kNF4})
+    for (const int64_t tokens : {1, 2})
+      expect_close({.dtypes = {dtype}, .rows = {33}, .columns = 2048, .tokens = tokens, .sixth = 1e38f});
+}
+
 // What is not a number is not lost on the way to integers.
 TEST(FewToken, ActivationsThatAreNoNumbers) {
   for (const DType dtype : kDTypes)

@@ -153,7 +153,10 @@ struct ScaledTile<PlacedWeights<Format>> {
 #pragma unroll
     for (const float value : values) largest_bits = max(largest_bits, __float_as_uint(value) & 0x7FFFFFFFu);
     largest_bits = max(warp_max<kEights>(largest_bits), 0x0DA24260u);  // 1e-30
-    const float largest = __uint_as_float(largest_bits), inverse = __fdividef(kMostInteger, largest);
+    const float largest = __uint_as_float(largest_bits);
+    // Both brought down: __fdividef leaves nothing of quotients by more than 2^126.
+    constexpr float kDown = 1.0f / 16;
+    const float inverse = __fdividef(kDown * kMostInteger, kDown * largest);
     // 1.5 * 2^23 + n has n in the low end of the mantissa; 128 more brings the lower byte to 0 .. 255.
     constexpr float kBase = 12582912.0f + 128.0f;
     uint32_t based[8], all = 0;

@@ -402,7 +402,11 @@ inline float __powf(float x, float y) { return powf(x, y); }
 inline float __sinf(float x) { return sinf(x); }
 inline float __cosf(float x) { return cosf(x); }
 inline void __sincosf(float x, float* sine, float* cosine) { *sine = sinf(x), *cosine = cosf(x); }
-inline float __fdividef(float x, float y) { return x / y; }
+// As CUDA documents it: nothing is left of a quotient by more than 2^126.
+inline float __fdividef(float x, float y) {
+  const bool is_beyond = fabsf(y) > 0x1p126F && fabsf(y) < HUGE_VALF;
+  return is_beyond ? x * 0.0F : x / y;
+}
 inline float __saturatef(float x) { return x > 0.0F ? (x < 1.0F ? x : 1.0F) : 0.0F; }
 inline float __fadd_rn(float x, float y) { return x + y; }
 inline float __fsub_rn(float x, float y) { return x - y; }
