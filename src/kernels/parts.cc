@@ -24,6 +24,7 @@ DropoutArgs mask_of(const LoraDropout& dropout, uint64_t stream, int64_t element
           .probability = dropout.probability,
           .seed = dropout.seed,
           .stream = stream,
+          .first_stream = dropout.first_stream,
           .out = nullptr};
 }
 

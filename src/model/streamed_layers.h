@@ -27,6 +27,8 @@ class StreamedLayers {
   StreamedLayers(const Model& model, Stream& stream);
 
   const Model& model() const { return model_; }
+  // Whether layers are offloaded at all.
+  bool any() const { return !slots_.empty(); }
 
   enum class Direction { kForward, kBackward };
   void begin(Direction direction);

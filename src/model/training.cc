@@ -26,6 +26,7 @@ class Pass {
         dropout_(dropout),
         a_(memory.arrays()),
         layers_(memory.layers()),
+        recordings_(memory.recordings()),
         keeps_all_(memory.policy() == ActivationPolicy::kKeepAll),
         tokens_(static_cast<int64_t>(batch.tokens.size())),
         padding_(compute.ops.row_padding(compute.precision, model.adapter ? model.adapter->rank() : 0)) {
@@ -40,6 +41,13 @@ class Pass {
   void loss(const float* gradient_scale, float* per_label);
   // gradient: as in forward_backward.
   void backward(float* gradient);
+  // forward() and backward() of training, recorded where passes of this shape come again.
+  void recorded_forward() {
+    recorded(PassRecordings::Key::Part::kForward, nullptr, [&] { forward(); });
+  }
+  void recorded_backward(float* gradient) {
+    recorded(PassRecordings::Key::Part::kBackward, gradient, [&] { backward(gradient); });
+  }
   void all_logits(float* logits);
   Activation after_block(int64_t index) const { return a_.block_inputs[static_cast<size_t>(index) + 1]; }
   int64_t label_count() const { return label_count_; }
@@ -54,6 +62,18 @@ class Pass {
   const LayerWeights& layer(int64_t index) const { return layers_[index]; }
 
   void take_in(const TrainingBatch& batch);
+  template <typename Work>
+  void recorded(PassRecordings::Key::Part part, const float* gradient, const Work& work) {
+    if (layers_.any()) return work();  // the stream that brings the layers is not recorded
+    recordings_.run(stream_,
+                    {.part = part,
+                     .tokens = tokens_,
+                     .is_one_segment = segments_.count == 1,
+                     .dropout = dropout_.probability,
+                     .seed = dropout_.seed,
+                     .gradient = gradient},
+                    work);
+  }
   void forward_block(int64_t index);
   void backward_block(int64_t index);
   void backward_ffn(int64_t index);
@@ -75,7 +95,9 @@ class Pass {
     run_adapted_linear_backward(compute_.ops, compute_.context, backward_args(roles, index, x, douts, dx));
   }
   uint64_t dropout_stream(TensorRole role, int64_t index) const;
-  LoraDropout lora_dropout() const { return {static_cast<float>(dropout_.probability), dropout_.seed}; }
+  LoraDropout lora_dropout() const {
+    return {static_cast<float>(dropout_.probability), dropout_.seed, a_.first_stream};
+  }
   AttentionArgs attention_args(BlockActivations& block) const;
 
   const Model& model_;
@@ -85,6 +107,7 @@ class Pass {
   const DropoutState& dropout_;
   TrainingMemory::Arrays& a_;
   StreamedLayers& layers_;
+  PassRecordings& recordings_;
   bool keeps_all_;
   int64_t tokens_;
   int64_t padding_;          // of the rows of linears' inputs
@@ -97,10 +120,8 @@ class Pass {
 void Pass::take_in(const TrainingBatch& batch) {
   check_ids(model_, batch.tokens.data(), tokens_);
   std::vector<int32_t> positions, first_row, end_row, labels, labelled;
-  int64_t longest = 0;
   for (size_t s = 0; s + 1 < batch.segment_starts.size(); ++s) {
     const int32_t begin = batch.segment_starts[s], end = batch.segment_starts[s + 1];
-    longest = std::max<int64_t>(longest, end - begin);
     for (int32_t i = begin; i < end; ++i) {
       positions.push_back(i - begin);
       first_row.push_back(begin);
@@ -124,8 +145,10 @@ void Pass::take_in(const TrainingBatch& batch) {
   copy(a_.starts, batch.segment_starts);
   copy(a_.labels, labels);
   copy(a_.labelled, labelled);
-  segments_ = {a_.starts, a_.first_row, a_.end_row, static_cast<int64_t>(batch.segment_starts.size()) - 1,
-               longest};
+  segments_ = {a_.starts, a_.first_row, a_.end_row, static_cast<int64_t>(batch.segment_starts.size()) - 1};
+  // The masks of a pass are those of no other.
+  const uint64_t first_stream = dropout_.pass * static_cast<uint64_t>(config_.num_layers * kProjections);
+  stream_.copy_in(a_.first_stream, &first_stream, sizeof first_stream);
 }
 
 int projection_index(TensorRole role) {
@@ -136,11 +159,9 @@ int projection_index(TensorRole role) {
   return 0;
 }
 
-// The masks of a pass differ from layer to layer and from linear to linear.
+// Within the pass: the masks differ from layer to layer and from linear to linear.
 uint64_t Pass::dropout_stream(TensorRole role, int64_t index) const {
-  const auto streams_per_pass = static_cast<uint64_t>(config_.num_layers * kProjections);
-  return dropout_.pass * streams_per_pass +
-         static_cast<uint64_t>(index * kProjections + projection_index(role));
+  return static_cast<uint64_t>(index * kProjections + projection_index(role));
 }
 
 void Pass::linears(Linears roles, int64_t index, Activation x, std::initializer_list<Activation> outs,
@@ -445,9 +466,9 @@ void forward_backward(const Model& model, const Compute& compute, const Training
                       float* gradient) {
   ONGGI_CHECK(model.adapter != nullptr);
   Pass pass(model, compute, batch, dropout, memory);
-  pass.forward();
+  pass.recorded_forward();
   pass.loss(&loss_scale, nullptr);
-  if (pass.label_count() > 0) pass.backward(gradient);
+  if (pass.label_count() > 0) pass.recorded_backward(gradient);
 }
 
 void logits_of_batch(const Model& model, const Compute& compute, const TrainingBatch& batch,

@@ -6,6 +6,7 @@
 #include <span>
 
 #include "model/model.h"
+#include "model/pass_recordings.h"
 #include "model/streamed_layers.h"
 
 namespace onggi {
@@ -59,6 +60,7 @@ class TrainingMemory {
   struct Arrays;
   Arrays& arrays() { return *arrays_; }
   StreamedLayers& layers() { return layers_; }
+  PassRecordings& recordings() { return recordings_; }
   int64_t max_tokens() const { return max_tokens_; }
   ActivationPolicy policy() const { return policy_; }
   // The sum of the losses of all passes since the last call. Waits for the device: once per step.
@@ -70,6 +72,7 @@ class TrainingMemory {
   Stream& stream_;
   std::unique_ptr<Arrays> arrays_;
   StreamedLayers layers_;
+  PassRecordings recordings_;
 };
 
 // Labels of a batch.

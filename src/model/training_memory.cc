@@ -108,6 +108,7 @@ int64_t carve(std::byte* base, const TrainingShape& plan, TrainingMemory::Arrays
   for (int32_t** array : {&arrays.tokens, &arrays.positions, &arrays.first_row, &arrays.end_row,
                           &arrays.starts, &arrays.labels, &arrays.labelled})
     *array = carver.take_of<int32_t>(t + 1);
+  arrays.first_stream = carver.take_of<uint64_t>(1);
   return carver.used();
 }
 

@@ -64,6 +64,8 @@ struct TrainingMemory::Arrays {
   int32_t* starts;     // [T + 1]; S + 1 in use
   int32_t* labels;     // [T]; M in use
   int32_t* labelled;   // [T]; M in use: the rows that have a label
+  // u64: the first of the pass's streams of dropout masks, also on the device
+  uint64_t* first_stream;
 
   Buffer memory;
 };

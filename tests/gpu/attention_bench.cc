@@ -93,7 +93,7 @@ void Bench::attention(int64_t tokens, int64_t segment) {
   }
   const auto count = static_cast<int64_t>(starts.size());
   starts.push_back(static_cast<int32_t>(tokens));
-  const Segments segments{array(starts), array(first_row), array(end_row), count, segment};
+  const Segments segments{array(starts), array(first_row), array(end_row), count};
   const int64_t q_size = tokens * kQueryHeads * kHeadDim, kv_size = tokens * kKvHeads * kHeadDim;
   const Activation q = random(q_size), k = random(kv_size), v = random(kv_size), out = random(q_size);
   const Activation dout = random(q_size), dq = random(q_size), dk = random(kv_size), dv = random(kv_size);

@@ -244,6 +244,22 @@ TEST(DropoutTest, AgreesWithTheOracleBitForBit) {
   }
 }
 
+TEST(DropoutTest, TheFirstStreamIsReadFromMemory) {
+  const Floats x = normal(1000, 1);
+  const uint64_t first_stream = 0x900000000;
+  for (const OpTable* table : {&cpu_ops(), &ref_ops()}) {
+    Guarded<float> out(x.size());
+    table->dropout(context(), {.x = x.data(),
+                               .elements = static_cast<int64_t>(x.size()),
+                               .probability = 0.5f,
+                               .seed = 0x123456789ABCDEFull,
+                               .stream = 1,
+                               .first_stream = &first_stream,
+                               .out = out.data()});
+    EXPECT_EQ(out.values(), dropout(ref_ops(), x, 0.5f, 0x900000001, nullptr)) << table->name;
+  }
+}
+
 TEST(DropoutTest, OracleKeepsTheRightShare) {
   const Floats ones(100000, 1.0f);
   const Floats out = dropout(ref_ops(), ones, 0.25f, 1, nullptr);

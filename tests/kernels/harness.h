@@ -70,7 +70,6 @@ class Guarded {
 struct SegmentArrays {
   explicit SegmentArrays(std::vector<int32_t> borders) : starts(std::move(borders)) {
     for (size_t s = 0; s + 1 < starts.size(); ++s) {
-      longest = std::max<int64_t>(longest, starts[s + 1] - starts[s]);
       for (int32_t row = starts[s]; row < starts[s + 1]; ++row) {
         first_row.push_back(starts[s]);
         end_row.push_back(starts[s + 1]);
@@ -78,11 +77,9 @@ struct SegmentArrays {
     }
   }
   Segments view() const {
-    return {starts.data(), first_row.data(), end_row.data(), static_cast<int64_t>(starts.size()) - 1,
-            longest};
+    return {starts.data(), first_row.data(), end_row.data(), static_cast<int64_t>(starts.size()) - 1};
   }
   std::vector<int32_t> starts, first_row, end_row;
-  int64_t longest = 0;
 };
 
 // The sequences of an inference pass.

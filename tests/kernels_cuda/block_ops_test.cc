@@ -406,6 +406,10 @@ TEST(CudaDropout, HasTheMasksOfTheOracle) {
         const ActivationArray out(start, storage.out, storage.misalignment);
         args.x = device_x;
         args.out = out;
+        // Of stream 77 by way of memory.
+        const DeviceArray<uint64_t> first_stream(std::vector<uint64_t>{70});
+        args.stream = 7;
+        args.first_stream = first_stream.data();
         cuda::dropout(device_context(), args);
         EXPECT_EQ(out.values(), rounded(expected, storage.out));
         if (elements > 1000) {

@@ -59,7 +59,8 @@ TEST_P(CudaGatedLinearTest, BackwardAgreesWithTheOraclesParts) {
   Floats du(size(c.tokens, c.rank));
   GatedLinearBackwardArgs args;
   args.linear.tokens = c.tokens;
-  args.linear.dropout = {.probability = c.dropout, .seed = 11};
+  const uint64_t first_stream = uint64_t{5} << 32;
+  args.linear.dropout = {.probability = c.dropout, .seed = 11, .first_stream = &first_stream};
   args.linear.precision = precision;
   args.linear.x = args.activated = activated.data();
   args.linear.dx = dactivated.data();
@@ -97,6 +98,8 @@ TEST_P(CudaGatedLinearTest, BackwardAgreesWithTheOraclesParts) {
       device_d_dropped(gate.size(), c.activations);
   const ActivationArray device_du(du.size(), c.activations);
   const DeviceArray<float> device_a(a), device_b(b), a_sums(a_before), b_sums(b_before);
+  const DeviceArray<uint64_t> device_first_stream(std::vector<uint64_t>{first_stream});
+  args.linear.dropout.first_stream = device_first_stream.data();
   std::vector<Buffer> buffers;
   member = {.weight = cuda_ops().place_weight(stream(), weight.view, buffers),
             .lora = lora(device_a.data(), device_b.data()),

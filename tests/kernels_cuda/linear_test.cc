@@ -347,11 +347,13 @@ struct GroupArrays {
   std::vector<Floats> a, b, u, dout, out, a_gradient, b_gradient;
 };
 
+constexpr uint64_t kFirstStream = uint64_t{5} << 32;
+
 template <typename Args>
 void set_common(Args& args, const GroupCase& c) {
   args.tokens = c.tokens;
   args.count = static_cast<int>(c.rows.size());
-  args.dropout = {.probability = c.dropout, .seed = 11};
+  args.dropout = {.probability = c.dropout, .seed = 11, .first_stream = &kFirstStream};
   args.precision = precision_of(c.activations);
 }
 int64_t stride_of(const GroupCase& c) {
@@ -374,6 +376,7 @@ class CudaAdaptedLinearTest : public testing::TestWithParam<GroupCase> {
   GroupArrays arrays{c};
   Floats dropped = Floats(arrays.x.size()), d_dropped = Floats(arrays.x.size());
   Floats working_u = Floats(static_cast<size_t>(c.tokens * 64));
+  DeviceArray<uint64_t> first_stream{std::vector{kFirstStream}};
 };
 
 TEST_P(CudaAdaptedLinearTest, ForwardAgreesWithTheOraclesParts) {
@@ -394,6 +397,7 @@ TEST_P(CudaAdaptedLinearTest, ForwardAgreesWithTheOraclesParts) {
   const Floats residual = expected.out[0];
   if (c.has_residual) args.residual = residual.data();
   run_adapted_linear_parts(ref_ops(), context(), args);
+  args.dropout.first_stream = first_stream.data();
 
   // What is yet to be normalised is dense, and its norm has room for u.
   const int64_t stride = c.has_norm ? c.columns : stride_of(c);
@@ -452,6 +456,7 @@ TEST_P(CudaAdaptedLinearTest, BackwardAgreesWithTheOraclesParts) {
                        .a_gradient = expected.a_gradient[i].data(),
                        .b_gradient = expected.b_gradient[i].data()};
   run_adapted_linear_backward_parts(ref_ops(), context(), args);
+  args.dropout.first_stream = first_stream.data();
 
   const int64_t stride = stride_of(c);
   const DeviceTensor x(c.activations, spread(arrays.x, c.columns, stride));

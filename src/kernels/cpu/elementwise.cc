@@ -90,10 +90,11 @@ void dropout_range(const DropoutArgs& args, int64_t begin, int64_t end) {
   HWY_ALIGN uint16_t draws[kStep];
   const auto threshold = static_cast<int32_t>(std::lround(double{args.probability} * 65536.0));
   const float kept_share = 1.0f - args.probability;
+  const uint64_t stream = stream_of(args);
   const float* source = args.x;
   float* target = args.out;
   for (int64_t first = begin; first < end; first += kStep) {
-    philox_draws(args.seed, args.stream, static_cast<uint64_t>(first / kDrawsPerBlock), draws);
+    philox_draws(args.seed, stream, static_cast<uint64_t>(first / kDrawsPerBlock), draws);
     for_lanes(std::min(kStep, end - first), [&](auto d, int64_t offset) HWY_ATTR {
       const hn::RebindToSigned<decltype(d)> d_signed;
       const hn::Rebind<uint16_t, decltype(d)> d_draws;

@@ -92,17 +92,19 @@ __global__ void __launch_bounds__(kThreads)
 // What decides a mask: kept where a draw of 16 bits is at least `threshold`.
 struct DropoutRule {
   uint64_t seed, stream;
+  const uint64_t* first_stream;
   uint32_t threshold;
   float kept_share;
 };
 DropoutRule dropout_rule(const DropoutArgs& args) {
-  return {args.seed, args.stream, static_cast<uint32_t>(std::lround(double{args.probability} * 65536.0)),
-          1.0f - args.probability};
+  return {args.seed, args.stream, args.first_stream,
+          static_cast<uint32_t>(std::lround(double{args.probability} * 65536.0)), 1.0f - args.probability};
 }
 
 // Eight elements, all decided by one philox block.
 __device__ __forceinline__ void drop_8(const DropoutRule& rule, int64_t block, float (&values)[kVector]) {
-  const auto words = philox(rule.seed, rule.stream, static_cast<uint64_t>(block));
+  const uint64_t stream = rule.stream + (rule.first_stream == nullptr ? 0 : *rule.first_stream);
+  const auto words = philox(rule.seed, stream, static_cast<uint64_t>(block));
 #pragma unroll
   for (int i = 0; i < kVector; ++i) {
     const uint32_t draw = (words[i / 2] >> (16 * (i % 2))) & 0xFFFF;

@@ -70,6 +70,11 @@ __device__ __forceinline__ uint32_t kept_halves(uint32_t draws, uint32_t thresho
          ((draws >> 16) >= threshold ? 0xFFFF0000U : 0U);
 }
 
+// What is added to the streams of the members' masks.
+__device__ __forceinline__ uint64_t first_stream_of(const LoraMask& mask) {
+  return mask.first_stream == nullptr ? 0 : *mask.first_stream;
+}
+
 // The mask of elements [element, element + 8): all ones in each 16 bits whose element is kept.
 template <Rows kRows>
 __device__ __forceinline__ uint4 kept_of_8(const LoraMask& mask, uint64_t stream, int64_t element) {

@@ -29,8 +29,9 @@ inline int64_t rounded_to(int64_t n, int64_t multiple) { return (n + multiple - 
 // Element i of the mask of a stream is kept when its 16 random bits are at least `threshold`.
 struct LoraMask {
   uint64_t seed = 0;
-  uint32_t threshold = 0;  // round(p * 65536); 0: nothing is dropped
-  float inverse_keep = 1;  // 1 / (1 - p)
+  uint32_t threshold = 0;                  // round(p * 65536); 0: nothing is dropped
+  float inverse_keep = 1;                  // 1 / (1 - p)
+  const uint64_t* first_stream = nullptr;  // of DropoutArgs
 };
 LoraMask mask_of(const LoraDropout& dropout);
 

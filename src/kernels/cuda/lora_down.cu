@@ -38,6 +38,7 @@ __global__ void __launch_bounds__(kLoraThreads) lora_down_kernel(const DownKerne
   const int lane = lane_index(), group = lane / 4, pair = lane % 4;
   const int64_t first_token = static_cast<int64_t>(blockIdx.x) * kTokens;
   const int64_t columns = args.x.columns, a_stride = (columns + 7) / 8 * 8;
+  const uint64_t first_stream = first_stream_of(args.mask);
   float sums[kMembers][kRowTiles][kTiles][4] = {};
   using Step = DownStep<kMembers, kTiles, kRowTiles>;
 
@@ -72,7 +73,8 @@ __global__ void __launch_bounds__(kLoraThreads) lora_down_kernel(const DownKerne
 #pragma unroll
           for (int half = 0; half < 2; ++half) {
             const int64_t t = first_token + 16 * tile + 8 * half + group;
-            kept[half] = kept[half] & kept_of_8<kRows>(args.mask, args.members[i].stream, t * columns + k);
+            kept[half] = kept[half] &
+                         kept_of_8<kRows>(args.mask, first_stream + args.members[i].stream, t * columns + k);
           }
         }
         const uint32_t low[4] = {kept[0].x, kept[1].x, kept[0].y, kept[1].y};

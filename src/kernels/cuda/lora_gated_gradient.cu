@@ -50,6 +50,7 @@ __global__ void __launch_bounds__(kLoraThreads, 2) lora_gated_gradient_kernel(co
   if (first_column >= columns) return;
   const int64_t begin = static_cast<int64_t>(blockIdx.y) * args.tokens_per_split;
   const int64_t end = min(begin + args.tokens_per_split, args.gate.rows);
+  const uint64_t stream = first_stream_of(args.mask) + args.stream;
   float da[4][kTiles][4] = {};
 
   uint4 next_gate[2], next_up[2], next_dout[2];
@@ -82,7 +83,7 @@ __global__ void __launch_bounds__(kLoraThreads, 2) lora_gated_gradient_kernel(co
       activated[half] = all.activated;
       if (args.mask.threshold > 0)
         activated[half] =
-            activated[half] & kept_of_8<Rows::kVectors>(args.mask, args.stream, t * columns + column);
+            activated[half] & kept_of_8<Rows::kVectors>(args.mask, stream, t * columns + column);
       if (t >= end || column >= columns) continue;
       *reinterpret_cast<uint4*>(args.dgate + t * columns + column) = all.dgate;
       *reinterpret_cast<uint4*>(args.dup + t * args.dup_stride + column) = all.dup;

@@ -80,6 +80,7 @@ __global__ void __launch_bounds__(kLoraThreads, kTiles == 1 && kMembers < 3 ? 2 
   const int64_t end = min(begin + args.tokens_per_split, args.x.rows);
   const Bf16Matrix dx_before{args.dx, columns, args.accumulates ? args.x.rows : 0, columns};
   const int64_t piece = first_column / kWarpColumns * (args.padded / 16) + args.first_rank / 16;
+  const uint64_t first_stream = first_stream_of(args.mask);
   float da[kMembers][4][kTiles][4] = {};
 
   uint4 next[2] = {}, next_before[2];
@@ -103,7 +104,8 @@ __global__ void __launch_bounds__(kLoraThreads, kTiles == 1 && kMembers < 3 ? 2 
       if (args.mask.threshold > 0) {
 #pragma unroll
         for (int half = 0; half < 2; ++half)
-          kept[half] = kept_of_8<kRows>(args.mask, member.stream, (t0 + 8 * half + group) * columns + column);
+          kept[half] = kept_of_8<kRows>(args.mask, first_stream + member.stream,
+                                        (t0 + 8 * half + group) * columns + column);
       }
       const RankMatrix du_rows{member.du, args.du_stride, args.x.rows, args.padded};
       uint32_t du[kTiles][4], turned[kTiles][4];
@@ -181,6 +183,7 @@ __global__ void __launch_bounds__(kLoraThreads, kTiles == 1 && kMembers < 3 ? 2 
   if (first_column >= columns) return;
   const int64_t begin = static_cast<int64_t>(blockIdx.y) * args.tokens_per_split;
   const int64_t end = min(begin + args.tokens_per_split, args.x.rows);
+  const uint64_t first_stream = first_stream_of(args.mask);
   float da[kMembers][4][kTiles][4] = {};
   using Step = SumsStep<kMembers, kTiles>;
 
@@ -211,7 +214,7 @@ __global__ void __launch_bounds__(kLoraThreads, kTiles == 1 && kMembers < 3 ? 2 
       if (args.mask.threshold > 0) {
 #pragma unroll
         for (int half = 0; half < 2; ++half)
-          x[half] = x[half] & kept_of_8<kRows>(args.mask, args.members[i].stream,
+          x[half] = x[half] & kept_of_8<kRows>(args.mask, first_stream + args.members[i].stream,
                                                (t0 + 8 * half + group) * columns + column);
       }
       uint32_t turned[kTiles][4];

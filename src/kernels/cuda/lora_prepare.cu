@@ -65,7 +65,7 @@ __global__ void __launch_bounds__(kLoraThreads) prepare_lora_kernel(PrepareKerne
 }  // namespace
 
 LoraMask mask_of(const LoraDropout& dropout) {
-  LoraMask mask{.seed = dropout.seed};
+  LoraMask mask{.seed = dropout.seed, .first_stream = dropout.first_stream};
   mask.threshold = static_cast<uint32_t>(std::lround(double{dropout.probability} * 65536.0));
   if (dropout.probability > 0) mask.inverse_keep = 1.0f / (1.0f - dropout.probability);
   return mask;

@@ -13,8 +13,9 @@ struct Segments {
   const int32_t* starts;     // i32 [S + 1], ascending, first 0, last T
   const int32_t* first_row;  // i32 [T]: the first row of each row's segment
   const int32_t* end_row;    // i32 [T]: one past the last row of each row's segment
-  int64_t count;             // S
-  int64_t longest;           // host: the length of the longest segment
+  // host: S. A recording of a pass is right for other segments of the same tokens, one or more than one
+  // alike.
+  int64_t count;
 };
 
 // Query head h uses key/value head h / (Hq / Hkv). A token attends to the tokens of its own segment up to

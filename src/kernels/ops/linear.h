@@ -65,18 +65,27 @@ struct GemmArgs {
   Precision precision = Precision::kFast;
 };
 
-// out[i] = keep(i) ? x[i] / (1 - p) : 0. keep depends on (seed, stream, i) alone: element i is kept when the
-// (i mod 8)-th 16-bit word of philox(seed, stream, i / 8), low half of each 32-bit word first, is at least
-// round(p * 65536). The same call with Output::kAccumulate on a gradient is the op's own backward.
+// out[i] = keep(i) ? x[i] / (1 - p) : 0. keep depends on (seed, s, i) alone, s = *first_stream + stream:
+// element i is kept when the (i mod 8)-th 16-bit word of philox(seed, s, i / 8), low half of each 32-bit word
+// first, is at least round(p * 65536). The same call with Output::kAccumulate on a gradient is the op's own
+// backward.
 struct DropoutArgs {
   ActivationView x;  // [elements]
   int64_t elements;
   float probability;  // p in [0, 1)
   uint64_t seed;
   uint64_t stream;
+  // u64 on the device, read when the op is computed: work that a GPU replays from a recording draws new
+  // masks. null: 0
+  const uint64_t* first_stream = nullptr;
   Activation out;  // [elements]; may be x when overwriting
   Output output = Output::kOverwrite;
 };
+
+// The stream of a mask, where first_stream can be read.
+inline uint64_t stream_of(const DropoutArgs& args) {
+  return args.stream + (args.first_stream == nullptr ? 0 : *args.first_stream);
+}
 
 // A LoRA pair in use: y += scale * B (A dropout(x)).
 struct LoraView {
@@ -94,6 +103,7 @@ inline constexpr int kMaxLinearGroup = 3;
 struct LoraDropout {
   float probability = 0;
   uint64_t seed = 0;
+  const uint64_t* first_stream = nullptr;  // as in DropoutArgs
 };
 
 // out_i = residual + norm(x) W_i^T + scale * (u_i B_i^T), u_i = dropout_i(norm(x)) A_i^T

@@ -8,8 +8,9 @@ namespace onggi::ref {
 void dropout(const OpContext&, const DropoutArgs& args) {
   const auto threshold = static_cast<uint32_t>(std::lround(double{args.probability} * 65536.0));
   const float kept_share = 1.0f - args.probability;
+  const uint64_t stream = stream_of(args);
   for (int64_t i = 0; i < args.elements; ++i) {
-    const auto words = philox(args.seed, args.stream, static_cast<uint64_t>(i) / 8);
+    const auto words = philox(args.seed, stream, static_cast<uint64_t>(i) / 8);
     const auto word = static_cast<uint32_t>(i % 8);
     const uint32_t draw = (words[word / 2] >> (16 * (word % 2))) & 0xFFFF;
     const float value = draw >= threshold ? args.x[i] / kept_share : 0.0f;
