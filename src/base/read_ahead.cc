@@ -1,5 +1,6 @@
 #include "base/read_ahead.h"
 
+#include <algorithm>
 #include <system_error>
 #include <utility>
 
@@ -7,9 +8,10 @@
 
 namespace onggi {
 
-ReadAhead::ReadAhead(std::vector<Piece> pieces, int threads)
-    : pieces_(std::move(pieces)), where_(pieces_.size(), kNotRead) {
-  ONGGI_CHECK(threads > 0);
+ReadAhead::ReadAhead(std::vector<Piece> pieces, int threads, size_t part_bytes)
+    : pieces_(std::move(pieces)), part_bytes_(part_bytes), where_(pieces_.size(), kNotRead) {
+  ONGGI_CHECK(threads > 0 && part_bytes > 0);
+  for (const Piece& piece : pieces_) left_.push_back(piece.bytes);
   for (int i = 0; i < threads; ++i) {
     try {
       threads_.emplace_back([this] { read_pieces(); });
@@ -63,29 +65,43 @@ void ReadAhead::give_back() {
   may_read_.notify_one();
 }
 
-// Pieces are begun in order, each with a buffer: the one that the consumer waits for never lacks one.
+// Parts are begun in order, the first of a piece with a buffer: the piece that the consumer waits for never
+// lacks one.
 void ReadAhead::read_pieces() {
   std::unique_lock lock(mutex_);
   while (true) {
-    may_read_.wait(lock, [&] { return stopping_ || begun_ == pieces_.size() || !free_.empty(); });
+    may_read_.wait(
+        lock, [&] { return stopping_ || begun_ == pieces_.size() || part_begin_ > 0 || !free_.empty(); });
     if (stopping_ || begun_ == pieces_.size()) break;
-    const size_t index = begun_++;
-    const size_t buffer = free_.back();
-    free_.pop_back();
-    std::byte* const memory = buffers_[buffer];
+    const size_t index = begun_, begin = part_begin_;
+    const Piece& piece = pieces_[index];
+    if (begin == 0) {
+      part_buffer_ = free_.back();
+      free_.pop_back();
+    }
+    const size_t buffer = part_buffer_, bytes = std::min(part_bytes_, piece.bytes - begin);
+    part_begin_ += bytes;
+    if (part_begin_ == piece.bytes) {
+      ++begun_;
+      part_begin_ = 0;
+    }
+    std::byte* const memory = buffers_[buffer] + begin;
     lock.unlock();
+    may_read_.notify_one();  // another part, or buffer, may be there
     std::exception_ptr error;
     try {
-      pieces_[index].file->read(pieces_[index].offset, memory, pieces_[index].bytes);
+      piece.file->read(piece.offset + begin, memory, bytes);
     } catch (...) {
       error = std::current_exception();
     }
     lock.lock();
-    where_[index] = buffer;
+    left_[index] -= bytes;
     if (error != nullptr) {
       if (error_ == nullptr) error_ = error;
       stopping_ = true;
     }
+    if (left_[index] > 0 && error_ == nullptr) continue;
+    where_[index] = buffer;
     was_read_.notify_one();
   }
   // The others need not wait for buffers.

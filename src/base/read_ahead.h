@@ -16,7 +16,7 @@ namespace onggi {
 
 // Pieces of files that several threads read into buffers of the caller, at most as many ahead as there are
 // buffers, for one consumer that takes them in order. The page cache reaches memory much faster through
-// several threads than through one.
+// several threads than through one: they share the parts of a piece.
 //
 //   ReadAhead pieces(list, 8);
 //   pieces.add_buffer(memory);            // reading begins; further buffers may come later
@@ -29,7 +29,7 @@ class ReadAhead {
     size_t bytes = 0;
   };
 
-  ReadAhead(std::vector<Piece> pieces, int threads);
+  ReadAhead(std::vector<Piece> pieces, int threads, size_t part_bytes = size_t{1} << 20);
   ReadAhead(const ReadAhead&) = delete;
   ReadAhead& operator=(const ReadAhead&) = delete;
   // Waits for reads that have begun; the others are not made.
@@ -55,12 +55,16 @@ class ReadAhead {
   static constexpr size_t kNotRead = ~size_t{0};
 
   const std::vector<Piece> pieces_;
+  const size_t part_bytes_;
   mutable std::mutex mutex_;
   std::condition_variable may_read_, was_read_;
   std::vector<std::byte*> buffers_;
   std::vector<size_t> free_;   // buffers
   std::vector<size_t> where_;  // by piece: the buffer in which it lies, or kNotRead
-  size_t begun_ = 0;           // pieces that threads have begun with
+  std::vector<size_t> left_;   // by piece: bytes that were not read yet
+  size_t begun_ = 0;           // pieces of which threads have begun with all parts
+  size_t part_begin_ = 0;      // of piece begun_: the bytes that threads have begun with
+  size_t part_buffer_ = 0;     // where they go, unless there are none
   bool stopping_ = false;
   std::exception_ptr error_;  // the first
   // The consumer's alone.

@@ -47,7 +47,7 @@ CudaUpload::CudaUpload(CudaStream& stream, std::vector<ReadAhead::Piece> pieces,
       pinned_bytes_(std::max<size_t>(largest(pieces), 1)),
       pinned_wanted_(std::min(pieces.size(), kPinned)),
       reader_(std::move(pieces), std::min(available_cpus(), kMostReaders)) {
-  while (pinned_count_ < kPinnedAtFirst) add_pinned();
+  add_pinned();
   pinning_ = std::jthread([this](const std::stop_token& stop) { add_further_pinned(stop); });
   if (landed_bytes == 0) return;
   const size_t size = (landed_bytes + kAlignment - 1) / kAlignment * kAlignment;
@@ -87,7 +87,7 @@ void CudaUpload::give_back_one() {
 void CudaUpload::copy_next(void* device) {
   stream_.activate();
   // At most half of the memory is on its way, the rest is the readers'.
-  while (on_the_way_.size() >= std::min(kOnTheWay, reader_.buffers() / 2)) give_back_one();
+  while (on_the_way_.size() >= std::clamp<size_t>(reader_.buffers() / 2, 1, kOnTheWay)) give_back_one();
   ReadAhead::Read read;
   {
     const Timer timer(times_.read);

@@ -52,6 +52,11 @@ void append_payload(std::string& out, const std::vector<T>& values) {
   for (const T& value : values) append_scalar<T>(out, value);
 }
 
+void append_payload(std::string& out, const StringList& strings) {
+  append_number<uint64_t>(out, strings.size());
+  for (const std::string_view string : strings) append_string(out, string);
+}
+
 void append_entry(std::string& out, const GgufEntry& entry) {
   append_string(out, entry.first);
   const uint32_t type = gguf_type_of_index(entry.second.index());
@@ -151,12 +156,16 @@ std::string GgufFile::get_string(std::string_view key) const {
   return std::move(*value);
 }
 
-const std::vector<std::string>& GgufFile::get_strings(std::string_view key) const {
+const StringList& GgufFile::get_strings(std::string_view key) const {
   const GgufValue* value = find(key);
   if (value == nullptr) missing(*this, key);
-  const auto* held = std::get_if<std::vector<std::string>>(value);
+  const auto* held = std::get_if<StringList>(value);
   if (held == nullptr) wrong_type(*this, key, "an array of strings");
   return *held;
+}
+
+StringList GgufFile::take_strings(std::string_view key) {
+  return std::move(const_cast<StringList&>(get_strings(key)));
 }
 
 const std::vector<int32_t>* GgufFile::find_ints(std::string_view key) const {

@@ -17,6 +17,7 @@
 #include <variant>
 #include <vector>
 
+#include "base/string_list.h"
 #include "formats/mapped_tensors.h"
 #include "formats/tensor_sequence.h"
 
@@ -27,7 +28,7 @@ using GgufValue =
     std::variant<uint8_t, int8_t, uint16_t, int16_t, uint32_t, int32_t, float, bool, std::string, uint64_t,
                  int64_t, double, std::vector<uint8_t>, std::vector<int8_t>, std::vector<uint16_t>,
                  std::vector<int16_t>, std::vector<uint32_t>, std::vector<int32_t>, std::vector<float>,
-                 std::vector<bool>, std::vector<std::string>, std::vector<uint64_t>, std::vector<int64_t>,
+                 std::vector<bool>, StringList, std::vector<uint64_t>, std::vector<int64_t>,
                  std::vector<double>>;
 
 using GgufEntry = std::pair<std::string, GgufValue>;
@@ -53,7 +54,8 @@ struct GgufFile {
   int64_t get_int(std::string_view key) const;
   double get_number(std::string_view key) const;
   std::string get_string(std::string_view key) const;
-  const std::vector<std::string>& get_strings(std::string_view key) const;
+  const StringList& get_strings(std::string_view key) const;
+  StringList take_strings(std::string_view key);                      // leaves none
   const std::vector<int32_t>* find_ints(std::string_view key) const;  // an i32 array, or nullptr
   const std::vector<float>* find_floats(std::string_view key) const;  // an f32 array, or nullptr
 };

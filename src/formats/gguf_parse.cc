@@ -41,10 +41,11 @@ class Cursor {
     return value == 1;
   }
 
-  std::string string() {
+  // Bytes of the file.
+  std::string_view string() {
     const auto length = number<uint64_t>();
     need(length);
-    std::string value(reinterpret_cast<const char*>(bytes_.data()) + position_, length);
+    const std::string_view value(reinterpret_cast<const char*>(bytes_.data()) + position_, length);
     position_ += length;
     return value;
   }
@@ -73,7 +74,7 @@ class Cursor {
 template <typename T>
 T read_scalar(Cursor& cursor) {
   if constexpr (std::is_same_v<T, std::string>) {
-    return cursor.string();
+    return std::string(cursor.string());
   } else if constexpr (std::is_same_v<T, bool>) {
     return cursor.truth();
   } else {
@@ -81,9 +82,20 @@ T read_scalar(Cursor& cursor) {
   }
 }
 
+StringList read_strings(Cursor& cursor) {
+  const uint64_t count = cursor.count(sizeof(uint64_t));
+  size_t bytes = 0;
+  Cursor ahead = cursor;
+  for (uint64_t i = 0; i < count; ++i) bytes += ahead.string().size();
+  StringList strings;
+  strings.reserve(count, bytes);
+  for (uint64_t i = 0; i < count; ++i) strings.push_back(cursor.string());
+  return strings;
+}
+
 template <typename T>
 std::vector<T> read_array(Cursor& cursor) {
-  const uint64_t count = cursor.count(std::is_same_v<T, std::string> ? sizeof(uint64_t) : sizeof(T));
+  const uint64_t count = cursor.count(sizeof(T));
   std::vector<T> values;
   values.reserve(count);
   for (uint64_t i = 0; i < count; ++i) values.push_back(read_scalar<T>(cursor));
@@ -109,14 +121,20 @@ GgufValue read_array_value(Cursor& cursor, uint32_t type, const std::string& whe
       throw InputError(text("{} is an array of arrays, which is not supported", where));
     throw InputError(text("{} is an array of the unknown type {}", where, type));
   } else {
-    if (type == gguf_type_of_index(kIndex))
-      return read_array<std::variant_alternative_t<kIndex, GgufValue>>(cursor);
+    using Element = std::variant_alternative_t<kIndex, GgufValue>;
+    if (type == gguf_type_of_index(kIndex)) {
+      if constexpr (std::is_same_v<Element, std::string>) {
+        return read_strings(cursor);
+      } else {
+        return read_array<Element>(cursor);
+      }
+    }
     return read_array_value<kIndex + 1>(cursor, type, where);
   }
 }
 
 GgufEntry read_entry(Cursor& cursor, const std::string& source) {
-  std::string key = cursor.string();
+  std::string key(cursor.string());
   const std::string where = text("the key {} of {}", key, source);
   const auto type = cursor.number<uint32_t>();
   GgufValue value = type == kGgufArrayType ? read_array_value<0>(cursor, cursor.number<uint32_t>(), where)

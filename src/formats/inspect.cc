@@ -52,7 +52,7 @@ json describe_value(const GgufValue& value) {
         } else {
           json first = json::array();
           for (size_t i = 0; i < std::min(kArrayShown, held.size()); ++i)
-            first.push_back(static_cast<typename T::value_type>(held[i]));
+            first.push_back(typename T::value_type(held[i]));
           if (held.size() <= kArrayShown) return first;
           return {{"length", held.size()}, {"first", std::move(first)}};
         }

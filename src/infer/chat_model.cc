@@ -17,15 +17,18 @@ bool is_gguf(const fs::path& path) {
   throw InputError(text("there is no model at {}; give a Hugging Face folder or a GGUF file", path.string()));
 }
 
-Tokenizer tokenizer_of(const GgufFile& file) {
+GgufFile read_head(const fs::path& path) { return parse_gguf(MappedFile(path).bytes(), path.string()); }
+
+// Takes the vocabulary out of the file.
+Tokenizer take_tokenizer(GgufFile& file) {
   const auto model = file.find_string("tokenizer.ggml.model");
   if (model != "gpt2") {
     throw InputError(text("{} has a tokenizer of the kind {}, but only byte-level BPE (gpt2) is supported",
                           file.source, model.value_or("(none)")));
   }
   GgufVocabulary vocabulary;
-  vocabulary.tokens = file.get_strings("tokenizer.ggml.tokens");
-  vocabulary.merges = file.get_strings("tokenizer.ggml.merges");
+  vocabulary.tokens = file.take_strings("tokenizer.ggml.tokens");
+  vocabulary.merges = file.take_strings("tokenizer.ggml.merges");
   vocabulary.pre = file.find_string("tokenizer.ggml.pre").value_or("");
   vocabulary.chat_template = file.find_string("tokenizer.chat_template").value_or("");
   if (const auto* types = file.find_ints("tokenizer.ggml.token_type")) vocabulary.token_types = *types;
@@ -83,9 +86,8 @@ struct Description {
 
 Description describe(const fs::path& path) {
   if (!is_gguf(path)) return {Tokenizer::load(path), think_mode_of_folder(path), name_of_path(path)};
-  const GgufReader reader(path);
-  const GgufFile& file = reader.header();
-  Description description{tokenizer_of(file), std::nullopt, file.find_string("general.name").value_or("")};
+  GgufFile file = read_head(path);
+  Description description{take_tokenizer(file), std::nullopt, file.find_string("general.name").value_or("")};
   if (description.name.empty()) description.name = name_of_path(path);
   if (const auto name = file.find_string("onggi.think")) {
     description.think = think_mode_from(*name, path.string());
@@ -129,7 +131,8 @@ void expect_vocabulary(const fs::path& path, const Tokenizer& tokenizer, const M
 
 Tokenizer load_tokenizer(const fs::path& path) {
   if (!is_gguf(path)) return Tokenizer::load(path);
-  return tokenizer_of(GgufReader(path).header());
+  GgufFile file = read_head(path);
+  return take_tokenizer(file);
 }
 
 std::vector<int32_t> render_prompt(const LoadedModel& model, const nlohmann::ordered_json& messages,

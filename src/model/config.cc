@@ -175,7 +175,7 @@ std::vector<int64_t> gguf_eos_ids(const GgufFile& file) {
   constexpr int32_t kControlToken = 3;
   const std::vector<int32_t>* types = file.find_ints("tokenizer.ggml.token_type");
   if (types == nullptr || file.find("tokenizer.ggml.tokens") == nullptr) return ids;
-  const std::vector<std::string>& tokens = file.get_strings("tokenizer.ggml.tokens");
+  const StringList& tokens = file.get_strings("tokenizer.ggml.tokens");
   for (size_t i = 0; i < std::min(tokens.size(), types->size()); ++i)
     if ((*types)[i] == kControlToken && (tokens[i] == "<|im_end|>" || tokens[i] == "<|endoftext|>"))
       add(static_cast<int64_t>(i));

@@ -31,9 +31,9 @@ ServedParameters served_parameters(const fs::path& gguf) {
   parameters.top_k = config.top_k;
   parameters.top_p = config.top_p;
   if (file.header().find("tokenizer.ggml.tokens") == nullptr) return parameters;
-  const std::vector<std::string>& tokens = file.header().get_strings("tokenizer.ggml.tokens");
+  const StringList& tokens = file.header().get_strings("tokenizer.ggml.tokens");
   for (const int64_t id : config.eos_token_ids) {
-    if (id >= 0 && id < std::ssize(tokens)) parameters.stop.push_back(tokens[static_cast<size_t>(id)]);
+    if (id >= 0 && id < std::ssize(tokens)) parameters.stop.emplace_back(tokens[static_cast<size_t>(id)]);
   }
   return parameters;
 }

@@ -21,45 +21,47 @@ uint64_t hash_of(uint64_t pair) {
 
 }  // namespace
 
-BytePairMerger::BytePairMerger(const TokenizerParts& parts, const std::vector<std::string>& bytes)
+BytePairMerger::BytePairMerger(const TokenizerParts& parts, const TokenIds& ids, const StringList& bytes)
     : ignore_merges_(parts.ignore_merges) {
-  std::unordered_map<std::string_view, int32_t> ids;
-  ids.reserve(parts.tokens.size());
-  for (size_t id = 0; id < parts.tokens.size(); ++id) {
-    if (parts.tokens[id].empty()) continue;
-    ids.emplace(parts.tokens[id], static_cast<int32_t>(id));
-    if (ignore_merges_) whole_words_.emplace(bytes[id], static_cast<int32_t>(id));
+  if (ignore_merges_) {
+    for (size_t id = 0; id < parts.tokens.size(); ++id)
+      if (!parts.tokens[id].empty()) whole_words_.emplace(bytes[id], static_cast<int32_t>(id));
+    // An added token is found before BPE, and never by it.
+    for (const auto& token : parts.added_tokens)
+      whole_words_.erase(std::string(bytes[static_cast<size_t>(token.id)]));
   }
-  // An added token is found before BPE, and never by it.
-  for (const auto& token : parts.added_tokens) whole_words_.erase(bytes[token.id]);
-  const auto id_of = [&](const std::string& token, size_t rank) {
-    const auto found = ids.find(token);
-    if (found == ids.end()) {
-      throw InputError(
-          text("merge {} of the tokenizer (\"{}\" + \"{}\") needs the token \"{}\", which the vocabulary "
-               "lacks; the tokenizer is damaged",
-               rank, parts.merges[rank].first, parts.merges[rank].second, token));
-    }
-    return found->second;
-  };
   for (int byte = 0; byte < 256; ++byte) {
-    const auto found = ids.find(to_byte_alphabet(std::string(1, static_cast<char>(byte))));
-    if (found == ids.end()) {
+    const auto id = ids.find(to_byte_alphabet(std::string(1, static_cast<char>(byte))));
+    if (!id) {
       throw InputError(
           text("the tokenizer's vocabulary lacks a token for the byte {}; only byte-level BPE is supported",
                byte));
     }
-    byte_ids_[byte] = found->second;
+    byte_ids_[byte] = *id;
   }
 
   size_t slots = 16;
-  while (slots < parts.merges.size() * 2) slots *= 2;
+  while (slots * 5 / 8 < parts.merges.size()) slots *= 2;
   table_.resize(slots);
   mask_ = slots - 1;
+  std::string merged;
   for (size_t rank = 0; rank < parts.merges.size(); ++rank) {
-    const auto& [left, right] = parts.merges[rank];
-    insert(pair_of(id_of(left, rank), id_of(right, rank)), static_cast<uint32_t>(rank),
-           id_of(left + right, rank));
+    const std::string_view merge = parts.merges[rank];
+    const size_t space = merge.find(' ');
+    ONGGI_CHECK(space != std::string_view::npos, "a merge has two halves");
+    const std::string_view left = merge.substr(0, space), right = merge.substr(space + 1);
+    const auto id_of = [&](std::string_view token) {
+      const auto id = ids.find(token);
+      if (!id) {
+        throw InputError(
+            text("merge {} of the tokenizer (\"{}\" + \"{}\") needs the token \"{}\", which the vocabulary "
+                 "lacks; the tokenizer is damaged",
+                 rank, left, right, token));
+      }
+      return *id;
+    };
+    merged.assign(left).append(right);
+    insert(pair_of(id_of(left), id_of(right)), static_cast<uint32_t>(rank), id_of(merged));
   }
 }
 

@@ -8,15 +8,16 @@
 #include <unordered_map>
 #include <vector>
 
+#include "tokenizer/token_ids.h"
 #include "tokenizer/tokenizer.h"
 
 namespace onggi {
 
 class BytePairMerger {
  public:
-  // bytes: [V] the raw bytes of each id. Throws InputError where a byte has no token, or a merge names tokens
-  // that are not in the vocabulary.
-  BytePairMerger(const TokenizerParts& parts, const std::vector<std::string>& bytes);
+  // ids: of parts.tokens. bytes: [V] the raw bytes of each id. Throws InputError where a byte has no token,
+  // or a merge names tokens that are not in the vocabulary.
+  BytePairMerger(const TokenizerParts& parts, const TokenIds& ids, const StringList& bytes);
 
   // Appends the ids of a word (raw bytes). Of all neighbours that merge, the pair of the lowest rank goes
   // first, the leftmost where ranks are equal. Time n log n.
@@ -39,7 +40,7 @@ class BytePairMerger {
   void encode_long(std::string_view word, std::vector<int32_t>& ids) const;
 
   std::array<int32_t, 256> byte_ids_{};
-  // Open addressing with linear probing, a power of two of slots, at most half full.
+  // Open addressing with linear probing, a power of two of slots, at most five eighths full.
   std::vector<Merge> table_;
   uint64_t mask_ = 0;
   bool ignore_merges_ = false;

@@ -97,7 +97,7 @@ ChatTemplate ChatTemplate::of(const Tokenizer& tokenizer) {
                     "instruction model, or add a template"));
   }
   const auto token = [&](std::optional<int32_t> id) {
-    return id ? tokenizer.parts().tokens[*id] : std::string();
+    return id ? std::string(tokenizer.parts().tokens[static_cast<size_t>(*id)]) : std::string();
   };
   return ChatTemplate(tokenizer.chat_template(),
                       {token(tokenizer.bos_id()), token(tokenizer.eos_id()), token(tokenizer.pad_id())});

@@ -9,16 +9,15 @@ namespace {
 // llama_token_type of GGUF's tokenizer.ggml.token_type.
 enum GgufTokenType : int32_t { kNormal = 1, kControl = 3, kUserDefined = 4, kUnused = 5 };
 
-std::pair<std::string, std::string> halves_of(const std::string& merge) {
+void check_merge(std::string_view merge) {
   // Tokens of the byte-level alphabet hold no space, so the first one is the only one.
   const size_t space = merge.find(' ');
-  if (space == std::string::npos || merge.find(' ', space + 1) != std::string::npos) {
+  if (space == std::string_view::npos || merge.find(' ', space + 1) != std::string_view::npos) {
     throw InputError(
         text("the merge \"{}\" in tokenizer.ggml.merges is not two tokens with a space between them; the "
              "GGUF file is damaged",
              merge.substr(0, 100)));
   }
-  return {merge.substr(0, space), merge.substr(space + 1)};
 }
 
 }  // namespace
@@ -39,15 +38,18 @@ TokenizerParts parts_of(GgufVocabulary vocabulary) {
   parts.pre_tokenizer = std::string(known->name);
   parts.normalize_nfc = known->normalize_nfc;
   parts.ignore_merges = known->ignore_merges;
-  parts.tokens = std::move(vocabulary.tokens);
-  for (size_t id = 0; id < parts.tokens.size(); ++id) {
+  // Those at the end are padding.
+  while (!vocabulary.tokens.empty() && vocabulary.token_types[vocabulary.tokens.size() - 1] == kUnused)
+    vocabulary.tokens.pop_back();
+  bool has_gaps = false;
+  for (size_t id = 0; id < vocabulary.tokens.size(); ++id) {
     const int32_t type = vocabulary.token_types[id];
     if (type == kUnused) {
-      parts.tokens[id].clear();
+      has_gaps = true;
     } else if (type == kControl || type == kUserDefined) {
       AddedToken token;
       token.id = static_cast<int32_t>(id);
-      token.content = parts.tokens[id];
+      token.content = vocabulary.tokens[id];
       token.special = type == kControl;
       parts.added_tokens.push_back(std::move(token));
     } else if (type != kNormal) {
@@ -55,9 +57,16 @@ TokenizerParts parts_of(GgufVocabulary vocabulary) {
           text("token {} of the GGUF file has the type {}, which byte-level BPE does not know", id, type));
     }
   }
-  while (!parts.tokens.empty() && parts.tokens.back().empty()) parts.tokens.pop_back();  // padding
-  parts.merges.reserve(vocabulary.merges.size());
-  for (const auto& merge : vocabulary.merges) parts.merges.push_back(halves_of(merge));
+  if (has_gaps) {
+    for (size_t id = 0; id < vocabulary.tokens.size(); ++id)
+      parts.tokens.push_back(vocabulary.token_types[id] == kUnused ? std::string_view()
+                                                                   : vocabulary.tokens[id]);
+  } else {
+    parts.tokens = std::move(vocabulary.tokens);
+  }
+  while (!parts.tokens.empty() && parts.tokens.back().empty()) parts.tokens.pop_back();
+  for (const std::string_view merge : vocabulary.merges) check_merge(merge);
+  parts.merges = std::move(vocabulary.merges);
   parts.bos_id = vocabulary.bos_id;
   parts.eos_id = vocabulary.eos_id;
   parts.pad_id = vocabulary.pad_id;
@@ -83,19 +92,16 @@ GgufVocabulary gguf_vocabulary(const Tokenizer& tokenizer, int32_t padded_size) 
   }
   GgufVocabulary vocabulary;
   vocabulary.pre = parts.pre_tokenizer;
-  vocabulary.tokens = parts.tokens;
-  vocabulary.tokens.resize(padded_size);
   vocabulary.token_types.assign(padded_size, kNormal);
   for (const auto& token : parts.added_tokens) {
     vocabulary.token_types[token.id] = token.special ? kControl : kUserDefined;
   }
-  for (int32_t id = 0; id < padded_size; ++id) {
-    if (!vocabulary.tokens[id].empty()) continue;
-    vocabulary.tokens[id] = "[PAD" + std::to_string(id) + "]";
-    vocabulary.token_types[id] = kUnused;
+  for (size_t id = 0; id < static_cast<size_t>(padded_size); ++id) {
+    const std::string_view token = id < parts.tokens.size() ? parts.tokens[id] : std::string_view();
+    if (token.empty()) vocabulary.token_types[id] = kUnused;
+    vocabulary.tokens.push_back(token.empty() ? "[PAD" + std::to_string(id) + "]" : std::string(token));
   }
-  vocabulary.merges.reserve(parts.merges.size());
-  for (const auto& [left, right] : parts.merges) vocabulary.merges.push_back(left + ' ' + right);
+  vocabulary.merges = parts.merges;
   vocabulary.bos_id = parts.bos_id;
   vocabulary.eos_id = parts.eos_id;
   vocabulary.pad_id = parts.pad_id;

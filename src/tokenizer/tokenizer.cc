@@ -11,6 +11,7 @@
 #include "tokenizer/byte_alphabet.h"
 #include "tokenizer/pre_tokenizers.h"
 #include "tokenizer/split_regex.h"
+#include "tokenizer/token_ids.h"
 #include "tokenizer/tokenizer_json.h"
 #include "tokenizer/unicode.h"
 #include "tokenizer/utf8.h"
@@ -75,21 +76,21 @@ class WordCache {
 
 struct Tokenizer::Impl {
   TokenizerParts parts;
-  std::vector<std::string> bytes;  // [V] raw
-  std::vector<bool> special;       // [V]
-  std::unordered_map<std::string_view, int32_t> ids;
+  StringList bytes;           // [V] raw
+  std::vector<bool> special;  // [V]
+  TokenIds ids;
   std::vector<SplitRegex> splits;
   std::optional<BytePairMerger> merger;
   AddedTokenMatcher before_normalisation, after_normalisation;
 
-  explicit Impl(TokenizerParts&& given) : parts(std::move(given)) {
+  explicit Impl(TokenizerParts&& given) : parts(std::move(given)), ids(parts.tokens) {
     read_added_tokens();
     read_tokens();
     check_special_id(parts.bos_id, parts.tokens.size(), "bos");
     check_special_id(parts.eos_id, parts.tokens.size(), "eos");
     check_special_id(parts.pad_id, parts.tokens.size(), "pad");
     for (const auto& pattern : parts.split_patterns) splits.emplace_back(pattern);
-    merger.emplace(parts, bytes);
+    merger.emplace(parts, ids, bytes);
   }
 
   void read_added_tokens() {
@@ -108,18 +109,15 @@ struct Tokenizer::Impl {
   }
 
   void read_tokens() {
-    bytes.resize(parts.tokens.size());
-    ids.reserve(parts.tokens.size());
+    bytes.reserve(parts.tokens.size(), parts.tokens.total_bytes());
     for (size_t id = 0; id < parts.tokens.size(); ++id) {
-      const std::string& token = parts.tokens[id];
-      if (token.empty()) continue;
+      const std::string_view token = parts.tokens[id];
       if (!is_valid_utf8(token)) {
         throw InputError(text("the token with the id {} is not valid UTF-8; the tokenizer is damaged", id));
       }
-      ids.emplace(token, static_cast<int32_t>(id));
       // As ByteLevel decodes: what is not written in the alphabet stands for itself.
-      auto raw = from_byte_alphabet(token);
-      bytes[id] = raw ? std::move(*raw) : token;
+      const auto raw = from_byte_alphabet(token);
+      bytes.push_back(raw ? *raw : token);
     }
   }
 
@@ -208,15 +206,12 @@ std::string Tokenizer::decode(std::span<const int32_t> ids, SkipSpecial skip) co
 }
 
 std::string_view Tokenizer::token_bytes(int32_t id) const {
-  return id < 0 || id >= vocabulary_size() ? std::string_view() : std::string_view(impl_->bytes[id]);
+  return id < 0 || id >= vocabulary_size() ? std::string_view() : impl_->bytes[static_cast<size_t>(id)];
 }
 
 int32_t Tokenizer::vocabulary_size() const { return static_cast<int32_t>(impl_->parts.tokens.size()); }
 
-std::optional<int32_t> Tokenizer::id_of(std::string_view token) const {
-  const auto found = impl_->ids.find(token);
-  return found == impl_->ids.end() ? std::nullopt : std::optional(found->second);
-}
+std::optional<int32_t> Tokenizer::id_of(std::string_view token) const { return impl_->ids.find(token); }
 
 bool Tokenizer::is_special(int32_t id) const {
   return id >= 0 && id < vocabulary_size() && impl_->special[id];

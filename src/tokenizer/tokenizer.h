@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/file.h"
+#include "base/string_list.h"
 
 namespace onggi {
 
@@ -39,9 +40,9 @@ struct AddedToken {
 struct TokenizerParts {
   // [V] by id: BPE tokens in the byte-level alphabet, added tokens as written; empty for an id that is not
   // used.
-  std::vector<std::string> tokens;
-  // By rank: the two halves, in the byte-level alphabet.
-  std::vector<std::pair<std::string, std::string>> merges;
+  StringList tokens;
+  // By rank: the two halves, in the byte-level alphabet, which has no space, with a space between them.
+  StringList merges;
   std::vector<AddedToken> added_tokens;
   // The name that GGUF files give the pre-tokenizer and normaliser ("qwen2", "llama-bpe", "gpt-2"); empty
   // where the splitting expressions are none of the known ones.
@@ -115,9 +116,9 @@ class StreamDecoder {
 
 // GGUF's tokenizer.ggml.* keys. Types are GGUF's: 1 normal, 3 control, 4 user defined, 5 unused.
 struct GgufVocabulary {
-  std::vector<std::string> tokens;   // [V]
+  StringList tokens;                 // [V]
   std::vector<int32_t> token_types;  // [V]
-  std::vector<std::string> merges;   // "left right"
+  StringList merges;                 // "left right"
   std::string pre;                   // "qwen2"
   std::optional<int32_t> bos_id, eos_id, pad_id;
   std::string chat_template;

@@ -180,17 +180,22 @@ void put_token(std::vector<std::string>& tokens, int32_t id, const std::string& 
   tokens[id] = token;
 }
 
-void read_vocabulary(const TokenizerJson& file, size_t bound, TokenizerParts& parts) {
-  parts.tokens.reserve(file.vocabulary.size());
+// [V] by id.
+std::vector<std::string> read_vocabulary(const TokenizerJson& file, size_t bound) {
+  std::vector<std::string> tokens;
+  tokens.reserve(file.vocabulary.size());
   for (const auto& [token, id] : file.vocabulary) {
     if (token.empty()) broken("a token of the vocabulary is empty");
-    put_token(parts.tokens, checked_id(id, bound, token), token);
+    put_token(tokens, checked_id(id, bound, token), token);
   }
+  return tokens;
 }
 
-void read_added_tokens(const Json& root, size_t bound, TokenizerParts& parts) {
+// Puts them among `tokens`, too.
+std::vector<AddedToken> read_added_tokens(const Json& root, size_t bound, std::vector<std::string>& tokens) {
+  std::vector<AddedToken> added;
   const Json* added_tokens = find(root, "added_tokens");
-  if (added_tokens == nullptr) return;
+  if (added_tokens == nullptr) return added;
   if (!added_tokens->is_array()) broken("\"added_tokens\" is not a list");
   for (const Json& entry : *added_tokens) {
     if (!entry.is_object() || !entry.contains("content") || !entry.contains("id")) {
@@ -206,13 +211,15 @@ void read_added_tokens(const Json& root, size_t bound, TokenizerParts& parts) {
     token.rstrip = flag(entry, "rstrip", false);
     token.single_word = flag(entry, "single_word", false);
     token.normalized = flag(entry, "normalized", !token.special);
-    put_token(parts.tokens, token.id, token.content);
-    parts.added_tokens.push_back(std::move(token));
+    put_token(tokens, token.id, token.content);
+    added.push_back(std::move(token));
   }
+  return added;
 }
 
 // "eos_token": "<|im_end|>", or an object with "content".
-std::optional<int32_t> special_id(const Json& config, const char* key, const TokenizerParts& parts) {
+std::optional<int32_t> special_id(const Json& config, const char* key,
+                                  const std::vector<std::string>& tokens) {
   const Json* value = find(config, key);
   if (value == nullptr) return std::nullopt;
   if (value->is_object()) value = find(*value, "content");
@@ -220,14 +227,14 @@ std::optional<int32_t> special_id(const Json& config, const char* key, const Tok
     throw InputError(text("\"{}\" in tokenizer_config.json is not a token; correct the file", key));
   }
   const auto& content = value->get_ref<const std::string&>();
-  const auto found = std::find(parts.tokens.rbegin(), parts.tokens.rend(), content);
-  if (content.empty() || found == parts.tokens.rend()) {
+  const auto found = std::find(tokens.rbegin(), tokens.rend(), content);
+  if (content.empty() || found == tokens.rend()) {
     throw InputError(
         text("\"{}\" in tokenizer_config.json is \"{}\", which tokenizer.json does not have; correct one of "
              "the files",
              key, content));
   }
-  return static_cast<int32_t>(parts.tokens.rend() - found - 1);
+  return static_cast<int32_t>(tokens.rend() - found - 1);
 }
 
 // A string, or a list of {"name", "template"} of which "default" counts.
@@ -275,17 +282,18 @@ TokenizerParts parse_tokenizer_json(std::string_view tokenizer_json, std::string
   if (!file.has_merges) broken("the model has no list \"merges\"");
   const Json* added = find(root, "added_tokens");
   const size_t bound = id_bound(file.vocabulary.size() + (added == nullptr ? 0 : added->size()));
-  read_vocabulary(file, bound, parts);
+  std::vector<std::string> tokens = read_vocabulary(file, bound);
   parts.merges = std::move(file.merges);
-  read_added_tokens(root, bound, parts);
+  parts.added_tokens = read_added_tokens(root, bound, tokens);
+  for (const std::string& token : tokens) parts.tokens.push_back(token);
 
   if (!tokenizer_config_json.empty()) {
     const Json config = parse(tokenizer_config_json, "tokenizer_config.json");
     if (!config.is_object())
       throw InputError(text("tokenizer_config.json is not an object; fetch the file again"));
-    parts.bos_id = special_id(config, "bos_token", parts);
-    parts.eos_id = special_id(config, "eos_token", parts);
-    parts.pad_id = special_id(config, "pad_token", parts);
+    parts.bos_id = special_id(config, "bos_token", tokens);
+    parts.eos_id = special_id(config, "eos_token", tokens);
+    parts.pad_id = special_id(config, "pad_token", tokens);
     if (chat_template.empty()) parts.chat_template = config_template(config);
   }
   if (!chat_template.empty()) parts.chat_template = std::string(chat_template);

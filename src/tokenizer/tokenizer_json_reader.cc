@@ -26,11 +26,12 @@ class Reader : public nlohmann::json_sax<Json> {
     if (part_ != Part::kMerges) return value(std::move(text));
     if (depth_ == 1) {
       split_merge(text);
-    } else if (halves_ == 2) {
+    } else if (halves_ == 2 || text.find(' ') != std::string::npos) {
       damaged_merge();
+    } else if (halves_++ == 0) {
+      left_ = std::move(text);
     } else {
-      auto& merge = result_.merges.back();
-      (halves_++ == 0 ? merge.first : merge.second) = std::move(text);
+      result_.merges.push_back(left_ + ' ' + text);
     }
     return true;
   }
@@ -59,12 +60,11 @@ class Reader : public nlohmann::json_sax<Json> {
     if (part_ == Part::kMerges && depth_ == 1) {
       depth_ = 2;
       halves_ = 0;
-      result_.merges.emplace_back();
       return true;
     }
     if (part_ == Part::kRest && stack_.size() == 2 && in_model_ && key_ == "merges") {
       result_.has_merges = true;
-      result_.merges.clear();
+      result_.merges = {};
       part_ = Part::kMerges;
       depth_ = 1;
       return true;
@@ -137,11 +137,11 @@ class Reader : public nlohmann::json_sax<Json> {
       throw_damaged_tokenizer(
           text("merge {} is not two tokens with a space between them", result_.merges.size()));
     }
-    result_.merges.emplace_back(both.substr(0, space), both.substr(space + 1));
+    result_.merges.push_back(both);
   }
 
   [[noreturn]] void damaged_merge() const {
-    const size_t index = result_.merges.size() - (depth_ == 2 ? 1 : 0);
+    const size_t index = result_.merges.size() - (depth_ == 2 && halves_ == 2 ? 1 : 0);
     throw_damaged_tokenizer(text("merge {} is neither a string nor a pair of strings", index));
   }
 
@@ -151,6 +151,7 @@ class Reader : public nlohmann::json_sax<Json> {
   Part part_ = Part::kRest;
   int depth_ = 0;   // of the merges: 1 in the list, 2 in a pair
   int halves_ = 0;  // of the open pair
+  std::string left_;
 };
 
 }  // namespace

@@ -10,13 +10,15 @@
 #include <utility>
 #include <vector>
 
+#include "base/string_list.h"
+
 namespace onggi {
 
 struct TokenizerJson {
   nlohmann::json rest;  // the file without model.vocab and model.merges
   bool has_vocabulary = false, has_merges = false;
   std::vector<std::pair<std::string, uint64_t>> vocabulary;  // token, id
-  std::vector<std::pair<std::string, std::string>> merges;   // the two halves
+  StringList merges;                                         // "left right"
 };
 
 // Throws InputError for what is not JSON, and for entries of the vocabulary and merges of another form.

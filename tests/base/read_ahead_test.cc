@@ -36,10 +36,14 @@ TEST_F(ReadAheadTest, PiecesComeInOrderWhateverTheThreadsAndBuffers) {
   std::vector<ReadAhead::Piece> pieces;
   for (size_t at = 0, size = 1; at < bytes.size(); at += size, size = size * 7 % 1009 + 1)
     pieces.push_back({&file, at, std::min(size, bytes.size() - at)});
-  for (const int threads : {1, 3, 8}) {
+  for (const auto& [threads, part_bytes] : {std::pair{1, size_t{64}},
+                                            {1, size_t{1} << 20},
+                                            {3, size_t{1}},
+                                            {3, size_t{1009}},
+                                            {8, size_t{100}}}) {
     for (const size_t buffers : {size_t{1}, size_t{2}, size_t{5}}) {
       std::vector<std::vector<std::byte>> memory(buffers, std::vector<std::byte>(1010));
-      ReadAhead reader(pieces, threads);
+      ReadAhead reader(pieces, threads, part_bytes);
       reader.add_buffer(memory[0].data());
       size_t added = 1, out = 0;
       std::string got;
@@ -52,7 +56,7 @@ TEST_F(ReadAheadTest, PiecesComeInOrderWhateverTheThreadsAndBuffers) {
         }
         if (added < buffers) reader.add_buffer(memory[added++].data());
       }
-      ASSERT_TRUE(got == bytes) << threads << " threads, " << buffers << " buffers";
+      ASSERT_TRUE(got == bytes) << threads << " threads, " << buffers << " buffers, parts of " << part_bytes;
     }
   }
 }
@@ -84,7 +88,7 @@ TEST_F(ReadAheadTest, AFileThatHasBecomeShorterIsToldAndNothingHangs) {
   std::vector<ReadAhead::Piece> pieces;
   for (size_t at = 0; at < 50000; at += 1000) pieces.push_back({&file, at, 1000});
   std::vector<std::byte> memory(2000);
-  ReadAhead reader(pieces, 3);
+  ReadAhead reader(pieces, 3, 300);
   reader.add_buffer(memory.data());
   reader.add_buffer(memory.data() + 1000);
   size_t taken = 0;

@@ -208,7 +208,7 @@ TEST(Gguf, WritesWhatItReads) {
       {"i64", int64_t{-1}},
       {"f64", 0.1},
       {"list.bool", std::vector<bool>{true, false, true}},
-      {"list.string", std::vector<std::string>{"", "x"}},
+      {"list.string", StringList{"", "x"}},
       {"list.i32", std::vector<int32_t>{1, -1}},
       {"list.f32", std::vector<float>{}},
       {"list.u64", std::vector<uint64_t>{1}},
@@ -242,7 +242,7 @@ TEST(Gguf, WritesWhatItReads) {
 TEST(Gguf, WriterSpellsTheHeadAsTheFormatSays) {
   TemporaryFolder scratch;
   {
-    GgufWriter writer(scratch / "a.gguf", {{"n", uint32_t{7}}, {"l", std::vector<std::string>{"ab"}}},
+    GgufWriter writer(scratch / "a.gguf", {{"n", uint32_t{7}}, {"l", StringList{"ab"}}},
                       {{"m", DType::kBF16, {3, 4}}});
     writer.write("m", std::string(24, 'x').data(), 24);
     writer.commit();

@@ -46,10 +46,11 @@ TEST(Inspect, DescribesASafetensorsFileAndAnAdapter) {
 TEST(Inspect, ShortensLongArraysOfAGguf) {
   TemporaryFolder scratch;
   {
-    GgufWriter writer(
-        scratch / "a.gguf",
-        {{"tokens", std::vector<std::string>(100, "\xFF")}, {"ids", std::vector<int32_t>{1, 2}}, {"b", true}},
-        {{"t", DType::kF32, {1, 2}}});
+    StringList tokens;
+    while (tokens.size() < 100) tokens.push_back("\xFF");
+    GgufWriter writer(scratch / "a.gguf",
+                      {{"tokens", tokens}, {"ids", std::vector<int32_t>{1, 2}}, {"b", true}},
+                      {{"t", DType::kF32, {1, 2}}});
     writer.write("t", "12345678", 8);
     writer.commit();
   }

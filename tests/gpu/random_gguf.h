@@ -40,10 +40,11 @@ inline void write_random_tensor(GgufWriter& writer, const ModelTensor& tensor) {
 
 // The bytes, all pairs of bytes, and pairs with a third, as many as there is room for.
 inline void add_vocabulary(size_t size, std::vector<GgufEntry>& entries) {
-  std::vector<std::string> bytes, tokens, merges;
+  std::vector<std::string> bytes;
   for (int byte = 0; byte < 256; ++byte)
     bytes.push_back(to_byte_alphabet(std::string(1, static_cast<char>(byte))));
-  tokens = bytes;
+  StringList tokens, merges;
+  for (const std::string& byte : bytes) tokens.push_back(byte);
   const auto merge = [&](const std::string& left, const std::string& right) {
     if (tokens.size() == size) return;
     tokens.push_back(left + right);
@@ -52,7 +53,7 @@ inline void add_vocabulary(size_t size, std::vector<GgufEntry>& entries) {
   for (const std::string& left : bytes)
     for (const std::string& right : bytes) merge(left, right);
   for (size_t pair = bytes.size(); tokens.size() < size; ++pair) {
-    const std::string left = tokens[pair];
+    const std::string left(tokens[pair]);
     for (const std::string& right : bytes) merge(left, right);
   }
   entries.emplace_back("tokenizer.ggml.model", std::string("gpt2"));

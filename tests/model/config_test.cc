@@ -128,8 +128,7 @@ TEST(ModelConfig, GgufEntriesRoundTrip) {
   file.metadata.emplace_back("tokenizer.ggml.eos_token_id", uint32_t{8102});
   file.metadata.emplace_back("tokenizer.ggml.bos_token_id", uint32_t{8100});
   file.metadata.emplace_back("tokenizer.ggml.padding_token_id", uint32_t{8100});
-  file.metadata.emplace_back("tokenizer.ggml.tokens",
-                             std::vector<std::string>{"<|endoftext|>", "a", "<|im_end|>"});
+  file.metadata.emplace_back("tokenizer.ggml.tokens", StringList{"<|endoftext|>", "a", "<|im_end|>"});
   file.metadata.emplace_back("tokenizer.ggml.token_type", std::vector<int32_t>{3, 1, 1});
   file.tensors = {{"token_embd.weight", DType::kQ8_0, {8192, 512}}};
   const ModelConfig read = parse_gguf_config(file);

@@ -147,6 +147,9 @@ TEST(TokenizerJson, RefusesDamage) {
   EXPECT_THAT(with([](Json& j) { j["model"]["merges"][0] = "ab"; }), HasSubstr("merge 0"));
   EXPECT_THAT(with([](Json& j) { j["model"]["merges"][0] = "a b c"; }), HasSubstr("merge 0"));
   EXPECT_THAT(with([](Json& j) { j["model"]["merges"][0] = 7; }), HasSubstr("merge 0"));
+  EXPECT_THAT(with([](Json& j) { j["model"]["merges"][1] = {"a", "b", "c"}; }), HasSubstr("merge 1"));
+  EXPECT_THAT(with([](Json& j) { j["model"]["merges"][1] = {"a"}; }), HasSubstr("merge 1"));
+  EXPECT_THAT(with([](Json& j) { j["model"]["merges"][1] = {"a b", "c"}; }), HasSubstr("merge 1"));
   EXPECT_THAT(with([](Json& j) { j["model"]["merges"][0] = "b c"; }), HasSubstr("\"bc\""));
   EXPECT_THAT(with([](Json& j) { j["added_tokens"][0]["id"] = 1 << 30; }), HasSubstr("id of the token"));
   EXPECT_THAT(with([](Json& j) { j["added_tokens"][0]["content"] = std::string(5000, 'x'); }),

@@ -211,9 +211,11 @@ TEST(GgufVocabulary, NamesWhatItCannotRead) {
   auto short_types = vocabulary;
   short_types.token_types.pop_back();
   EXPECT_THROW(parts_of(short_types), InputError);
-  auto merge = vocabulary;
-  merge.merges[3] = "nospace";
-  EXPECT_THROW(parts_of(merge), InputError);
+  for (const char* damaged : {"nospace", "two spaces here"}) {
+    auto merge = vocabulary;
+    merge.merges.push_back(damaged);
+    EXPECT_THROW(parts_of(merge), InputError);
+  }
 }
 
 TEST(Unicode, ComposesAsTheStandardSays) {

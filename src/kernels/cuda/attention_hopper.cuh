@@ -110,6 +110,7 @@ __device__ __forceinline__ bool item_of_round(int round, int tiles, int heads, c
 
 // One lane of each computing warp says that the warp is done with something.
 __device__ __forceinline__ void release(uint64_t* barrier) {
+  __syncwarp();  // every lane is done
   if (lane_index() == 0) mbarrier_arrive(barrier);
 }
 
