@@ -70,6 +70,27 @@ ScaledShape scaled_shape(DType dtype) {
   return shape;
 }
 
+// Bytes of the rows of B and u that a block brings into shared memory; 0: there are none, or too many.
+int lora_row_bytes(const FewTokenParams& p, const FewTokenSmallPlan& plan) {
+  if (plan.has_operands || p.slices > 1 || p.runs[0].dtype != DType::kNF4) return 0;
+  int rank = 0;
+  for (int i = 0; i < p.member_count; ++i) {
+    if (p.members[i].rank % 4 != 0) return 0;
+    rank = std::max(rank, p.members[i].rank);
+  }
+  constexpr int kMostRank = 32;
+  return rank <= kMostRank ? 4 * rank : 0;
+}
+// Outputs of a block's first phase that threads finish first, and rows of B that each needs.
+int lora_rows(const FewTokenParams& p, const FewTokenSmallPlan& plan) {
+  const int together = p.activate == Activate::kGate ? 2 : 1;
+  int most = 0;
+  for (int i = 0; i < p.run_count; ++i)
+    most = std::max(most, ceil_div(p.runs[i].tiles / together, plan.blocks[i]));
+  most = std::min(most, OwnShape::kPhaseRows / together);
+  return together * std::min(kTileRows * most * p.tokens, OwnShape::kThreads);
+}
+
 int lay_out_shared(const FewTokenParams& p, FewTokenSmallPlan& plan, int slots) {
   plan.row_bytes = 2 * kTileColumns * plan.slice_tiles + 64;
   int at = 0;
@@ -98,6 +119,9 @@ int lay_out_shared(const FewTokenParams& p, FewTokenSmallPlan& plan, int slots) 
   plan.block_factors_stride = has_nf4 ? 1 : block_floats;
   plan.block_factors = take(plan.has_operands ? 0 : (has_nf4 ? 1 : p.tokens) * block_floats * 4);
   plan.zeros = take(plan.has_operands ? 0 : kScaledZeroBytes);
+  plan.lora_row = lora_row_bytes(p, plan);
+  plan.lora_b = take(plan.lora_row * lora_rows(p, plan));
+  plan.lora_u = take(plan.lora_row * p.member_count * p.tokens);
   plan.ring_slots = slots;
   plan.ring = take(warps_of(plan) * slots * plan.ring_slot);
   return at;

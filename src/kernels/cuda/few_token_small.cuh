@@ -405,9 +405,47 @@ struct SmallOutput {
   }
 };
 
+// Where the block has what adapters need: rows of B by thread, u by member and token.
+struct SmallAdapters {
+  const unsigned char* b;
+  const unsigned char* u;
+  int row_bytes;
+
+  __device__ __forceinline__ SmallAdapters(const FewTokenSmallPlan& plan, const unsigned char* shared)
+      : b(shared + plan.lora_b), u(shared + plan.lora_u), row_bytes(plan.lora_row) {}
+  // What lora_term() gives for the thread's first output, of gate (0) or up (1) where there are both.
+  __device__ __forceinline__ float term(const FewTokenParams& p, int member, int together, int j,
+                                        int token) const {
+    const unsigned char* own_b = b + (static_cast<int>(threadIdx.x) * together + j) * row_bytes;
+    const unsigned char* own_u = u + (member * p.tokens + token) * row_bytes;
+    float sum = 0;
+#pragma unroll 4
+    for (int at = 0; at < 4 * p.members[member].rank; at += 16) {
+      const float4 b4 = *reinterpret_cast<const float4*>(own_b + at);
+      const float4 u4 = *reinterpret_cast<const float4*>(own_u + at);
+      sum = fmaf(b4.x, u4.x, fmaf(b4.y, u4.y, fmaf(b4.z, u4.z, fmaf(b4.w, u4.w, sum))));
+    }
+    return p.members[member].lora_scale * sum;
+  }
+};
+
+// Queues the copies of u, by one warp; they belong to its next group. What writes u is done.
+__device__ __forceinline__ void fetch_u(const FewTokenParams& p, const FewTokenSmallPlan& plan,
+                                        unsigned char* shared) {
+#pragma unroll 1
+  for (int i = 0; i < p.member_count; ++i) {
+    const FewTokenMember& member = p.members[i];
+#pragma unroll 1
+    for (int token = 0; token < p.tokens; ++token)
+      if (lane_index() < member.rank / 4)
+        cp_async_16(shared + plan.lora_u + (i * p.tokens + token) * plan.lora_row + 16 * lane_index(),
+                    member.lora_u + static_cast<int64_t>(token) * member.rank + 4 * lane_index());
+  }
+}
+
 // Finishes the outputs of a phase from what the warps left. In the first one, `first_residual` is what the
 // thread's first output takes.
-template <SmallInput kInput>
+template <SmallInput kInput, bool kBringsAdapters>
 __device__ __forceinline__ void finish_phase(const FewTokenParams& p, const FewTokenSmallPlan& plan,
                                              const FewTokenRun& run, const SmallRows<kInput>& rows, int first,
                                              const unsigned char* shared, bool is_first,
@@ -444,7 +482,13 @@ __device__ __forceinline__ void finish_phase(const FewTokenParams& p, const FewT
         continue;
       }
       if (row >= member.rows) break;
-      const float adapted = with_adapter(member, row, output.token, sum);
+      float adapted = sum;
+      if (kBringsAdapters && is_first && i == static_cast<int>(threadIdx.x) && plan.lora_row > 0) {
+        if (member.rank > 0)
+          adapted += SmallAdapters(plan, shared).term(p, owner.member, together, j, output.token);
+      } else {
+        adapted = with_adapter(member, row, output.token, sum);
+      }
       if (gated && j == 0) {
         gate = adapted;
       } else if (gated) {
@@ -461,9 +505,10 @@ __device__ __forceinline__ void finish_phase(const FewTokenParams& p, const FewT
 
 // Prepares the thread's first output in the block's first phase: fetches the rows of B that it needs, and
 // returns where what is added to it lies; null: nowhere.
-template <SmallInput kInput>
-__device__ __forceinline__ const void* prepare_output(const FewTokenParams& p, const FewTokenRun& run,
-                                                      const SmallRows<kInput>& rows) {
+template <SmallInput kInput, bool kBringsAdapters>
+__device__ __forceinline__ const void* prepare_output(const FewTokenParams& p, const FewTokenSmallPlan& plan,
+                                                      const FewTokenRun& run, const SmallRows<kInput>& rows,
+                                                      unsigned char* shared) {
   const bool gated = p.activate == Activate::kGate;
   const int together = gated ? 2 : 1, outputs = rows.rows(rows.begin) / together;
   const int i = static_cast<int>(threadIdx.x);
@@ -476,8 +521,15 @@ __device__ __forceinline__ const void* prepare_output(const FewTokenParams& p, c
     const FewTokenMember& member = p.members[owner.member];
     const int row = kTileRows * owner.tile + output.row_in_tile;
     if (row >= member.rows) break;
-    for (int r = 0; r < member.rank; r += 32)
-      prefetch_l2(member.lora_b + static_cast<int64_t>(row) * member.rank + r);
+    const float* b = member.lora_b + static_cast<int64_t>(row) * member.rank;
+    if (kBringsAdapters && plan.lora_row > 0) {
+#pragma unroll 1
+      for (int r = 0; r < member.rank; r += 4)
+        cp_async_16(shared + plan.lora_b + (i * together + j) * plan.lora_row + 4 * r, b + r);
+    } else {
+#pragma unroll 1
+      for (int r = 0; r < member.rank; r += 32) prefetch_l2(b + r);
+    }
     if (p.residual != nullptr)
       residual = static_cast<const char*>(p.residual) +
                  (p.out_is_bf16 ? 2 : 4) * output_index(member, row, output.token);
@@ -504,7 +556,8 @@ __device__ __forceinline__ void take_small_rows(const FewTokenParams& p, const F
   if constexpr (std::is_same_v<Weights, Nf4Weights>) Nf4Weights::fetch_table(p.nf4_table, shared);
 #pragma unroll 1
   for (int i = kScaled ? 0 : 1; i < plan.ring_slots; ++i) ring.issue();
-  const void* first_residual = prepare_output(p, run, rows);
+  constexpr bool kBringsAdapters = kScaled && std::is_same_v<Weights, Nf4Weights>;
+  const void* first_residual = prepare_output<kInput, kBringsAdapters>(p, plan, run, rows, shared);
   const auto wait = [&] {
     if (!plan.waits_late) grid_dependency_wait();
     if (plan.input_is_there != nullptr) {
@@ -537,6 +590,9 @@ __device__ __forceinline__ void take_small_rows(const FewTokenParams& p, const F
     WarpShare own = rows.warp_share(first);
     const int share = rows.share(first), row_slots = rows.row_slots(share);
     const Divider by_share(share);
+    // Late, when u has long been there, and early enough that nobody waits for it in the end. The first warp
+    // has a whole share.
+    const bool fetches_u = kBringsAdapters && plan.lora_row > 0 && first == rows.begin && warp_index() == 0;
     auto* left = reinterpret_cast<float*>(shared + plan.partials);
     const auto offset_of = [&](int row) {
       return std::is_same_v<Weights, Nf4Weights> ? p.members[tile_owner(p, run, row).member].nf4_offset
@@ -549,6 +605,10 @@ __device__ __forceinline__ void take_small_rows(const FewTokenParams& p, const F
       __syncwarp();  // what all lanes copied is there; and the slot that is filled next was read by all
       const WeightTables tables(nf4_offset, shared);
       const unsigned char* slot = ring_begin + from;
+      if (fetches_u && own.count == min(share, 2)) {
+        grid_dependency_wait();
+        fetch_u(p, plan, shared);
+      }
       if constexpr (kScaled) {
         typename ScaledTile<Weights>::Tile tiles[kStep];
 #pragma unroll
@@ -574,9 +634,11 @@ __device__ __forceinline__ void take_small_rows(const FewTokenParams& p, const F
         if (own.count > 1) nf4_offset = offset_of(own.row);
       }
     }
-    if (first == rows.begin && plan.waits_late) grid_dependency_wait();
+    // The barrier makes it everybody's wait.
+    if (first == rows.begin && plan.waits_late && !fetches_u && warp_index() == 0) grid_dependency_wait();
+    if (kBringsAdapters && first == rows.begin) cp_async_wait<0>();
     __syncthreads();
-    finish_phase(p, plan, run, rows, first, shared, first == rows.begin, residual);
+    finish_phase<kInput, kBringsAdapters>(p, plan, run, rows, first, shared, first == rows.begin, residual);
     if (first + SmallShape<kInput>::kPhaseRows < rows.end)
       __syncthreads();  // the next phase leaves its sums there
   }

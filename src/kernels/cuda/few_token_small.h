@@ -55,6 +55,9 @@ struct FewTokenSmallPlan {
   int activations, reductions, factors, partials, ring;
   int block_factors, block_factors_stride, zeros;  // of few_token_scaled.cuh; floats of a token
   int ring_slot, ring_slots;                       // bytes of a tile in the ring; tiles of a warp's ring
+  // Rows of B of the threads' first outputs and u, which are brought while products are computed; bytes of a
+  // row, 0: adapters are read where they lie.
+  int lora_b, lora_u, lora_row;
 };
 
 // Fills in the slices of params, the plan and the launch's shape. false: not for this kernel.
