@@ -1,9 +1,13 @@
 #include "device/cuda_upload.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <chrono>
+#include <memory>
 
 #include "base/error.h"
+#include "base/text.h"
 #include "base/threads.h"
 
 namespace onggi {
@@ -35,12 +39,26 @@ size_t largest(const std::vector<ReadAhead::Piece>& pieces) {
 }  // namespace
 
 CudaUpload::Pinned::Pinned(size_t bytes) {
-  void* memory = nullptr;
-  check_cuda(cudaHostAlloc(&memory, bytes, cudaHostAllocPortable), "cudaHostAlloc", kUploading);
-  memory_ = static_cast<std::byte*>(memory);
+  constexpr size_t kHugePage = size_t{2} << 20;
+  const size_t size = (bytes + kHugePage - 1) / kHugePage * kHugePage;
+  mapped_bytes_ = size + kHugePage;
+  mapped_ = mmap(nullptr, mapped_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapped_ == MAP_FAILED)
+    throw MachineError(text("The system gives no {} MiB of memory: close other programs.", size >> 20));
+  void* aligned = mapped_;
+  size_t room = mapped_bytes_;
+  std::align(kHugePage, size, aligned, room);
+  madvise(aligned, size, MADV_HUGEPAGE);
+  const cudaError_t locked = cudaHostRegister(aligned, size, cudaHostRegisterPortable);
+  if (locked != cudaSuccess) munmap(mapped_, mapped_bytes_);
+  check_cuda(locked, "cudaHostRegister", kUploading);
+  memory_ = static_cast<std::byte*>(aligned);
 }
 
-CudaUpload::Pinned::~Pinned() { cudaFreeHost(memory_); }
+CudaUpload::Pinned::~Pinned() {
+  cudaHostUnregister(memory_);
+  munmap(mapped_, mapped_bytes_);
+}
 
 CudaUpload::CudaUpload(CudaStream& stream, std::vector<ReadAhead::Piece> pieces, size_t landed_bytes)
     : stream_((stream.activate(), stream)),

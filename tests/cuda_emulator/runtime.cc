@@ -236,6 +236,10 @@ cudaError_t cudaHostAlloc(void** data, size_t bytes, unsigned) {
   *data = ::operator new(bytes, kAlignment);
   return cudaSuccess;
 }
+cudaError_t cudaHostRegister(void*, size_t bytes, unsigned) {
+  return bytes > kHostBytes ? cudaErrorMemoryAllocation : cudaSuccess;
+}
+cudaError_t cudaHostUnregister(void*) { return cudaSuccess; }
 cudaError_t cudaFreeHost(void* data) {
   ::operator delete(data, kAlignment);
   return cudaSuccess;

@@ -66,7 +66,7 @@ TEST_F(PlaceFileWeights, AreTheSameAsFromMemory) {
        {Case{DType::kQ4_K, 37, 512}, Case{DType::kBF16, 19, 72}, Case{DType::kQ6_K, 16, 256},
         Case{DType::kQ8_0, 50, 96}, Case{DType::kQ5_K, 1, 768}, Case{DType::kF32, 3, 5},
         Case{DType::kQ4_0, 33, 64}, Case{DType::kF16, 1500, 4096}, Case{DType::kQ2_K, 40, 256},
-        Case{DType::kQ8_0, 33001, 256}, Case{DType::kQ3_K, 17, 256}})
+        Case{DType::kQ8_0, 16001, 256}, Case{DType::kQ3_K, 17, 256}})
     add(each);
   for (int i = 0; i < 40; ++i) add({DType::kQ4_K, 16, 256});
   write();

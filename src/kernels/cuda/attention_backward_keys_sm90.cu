@@ -114,7 +114,7 @@ __device__ __forceinline__ void compute_steps(const Backward& p, Shared& shared,
       const int stage = ring.stage;
       mbarrier_wait(&shared.full[stage], ring.parity);
       if (query + kQueries <= keys.group_first || query >= keys.group_end) {
-        release(&shared.empty[stage]);
+        mbarrier_arrive(&shared.empty[stage]);
         continue;
       }
       const Stage& tiles = shared.stages[stage];
@@ -153,7 +153,7 @@ __device__ __forceinline__ void compute_steps(const Backward& p, Shared& shared,
       wgmma_wait<0>();
       wgmma_pin(dv);
       wgmma_pin(dk);
-      release(&shared.empty[stage]);
+      mbarrier_arrive(&shared.empty[stage]);  // each lane for itself, as it has read the statistics
     }
   barrier_sync(1, 2 * kGroup);  // both warpgroups are done with the values, over which they now write
   BFloat16* staging = shared.values.data + warp * 16 * kHeadDim;
@@ -175,7 +175,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     mbarrier_init(&shared.keys_full, 1);
     for (int stage = 0; stage < kStages; ++stage) {
       mbarrier_init(&shared.full[stage], 1);
-      mbarrier_init(&shared.empty[stage], kComputingWarps);
+      mbarrier_init(&shared.empty[stage], kWarp * kComputingWarps);
     }
     mbarrier_init_fence();
   }

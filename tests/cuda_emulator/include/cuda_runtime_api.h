@@ -47,7 +47,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total);
 
 // Memory. Fresh memory and guards hold bytes of 0xFF: NaN in every floating-point format.
-constexpr unsigned cudaHostAllocPortable = 1;
+constexpr unsigned cudaHostAllocPortable = 1, cudaHostRegisterPortable = 1;
 cudaError_t cudaMalloc(void** data, size_t bytes);
 template <typename T>
 cudaError_t cudaMalloc(T** data, size_t bytes) {
@@ -55,6 +55,8 @@ cudaError_t cudaMalloc(T** data, size_t bytes) {
 }
 cudaError_t cudaFree(void* data);
 cudaError_t cudaHostAlloc(void** data, size_t bytes, unsigned flags);
+cudaError_t cudaHostRegister(void* data, size_t bytes, unsigned flags);
+cudaError_t cudaHostUnregister(void* data);
 cudaError_t cudaFreeHost(void* data);
 enum cudaMemcpyKind {
   cudaMemcpyHostToDevice,
