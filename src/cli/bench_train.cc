@@ -145,7 +145,7 @@ void Bench::train() {
   add(text("rate of operations"), rate * operations / 1e9, "GFLOP/s");
   add(text("this machine's bf16 product in the same run"), limit / 1e9, "GFLOP/s");
   add(text("share of it"), 100 * rate * operations / limit, "%");
-  // What recording a step could save at most.
+  // Passes of one shape are recorded: what is left is the loss, and the passes before.
   if (device_.is_gpu())
     add(text("share of a step in which the host queues it"), 100 * median(queued_seconds) / median(seconds),
         "%");
