@@ -17,16 +17,17 @@ class StringList {
 
   class Iterator {
    public:
-    using iterator_category = std::random_access_iterator_tag;
+    using iterator_category = std::input_iterator_tag;  // there is no string to refer to
     using value_type = std::string_view;
     using difference_type = std::ptrdiff_t;
     using reference = std::string_view;
-    using pointer = void;
+    using pointer = const std::string_view*;
 
     Iterator() = default;
     Iterator(const StringList& list, size_t at) : list_(&list), at_(at) {}
     std::string_view operator*() const { return (*list_)[at_]; }
     Iterator& operator++() { return ++at_, *this; }
+    Iterator operator++(int) { return {*list_, at_++}; }
     difference_type operator-(const Iterator& other) const {
       return static_cast<difference_type>(at_) - static_cast<difference_type>(other.at_);
     }
