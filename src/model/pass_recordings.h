@@ -7,7 +7,9 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <utility>
 
+#include "base/error.h"
 #include "device/stream.h"
 
 namespace onggi {
@@ -30,12 +32,9 @@ class PassRecordings {
   template <typename Work>
   void run(Stream& stream, const Key& key, const Work& work) {
     Recorded& recorded = find(key);
-    if (recorded.recording == nullptr && recorded.runs++ >= kRunsBefore && count_ < kMost) {
-      recorded.recording = stream.record(work);
-      if (recorded.recording != nullptr) ++count_;
-    }
-    if (recorded.recording == nullptr) return work();
-    stream.replay(*recorded.recording);
+    if (recorded.recording != nullptr) return stream.replay(*recorded.recording);
+    if (recorded.runs++ >= kRunsBefore && count_ < kMost && record(stream, recorded, work)) return;
+    work();
   }
 
   int64_t count() const { return count_; }
@@ -52,6 +51,23 @@ class PassRecordings {
     int runs = 0;  // before it was recorded
     std::unique_ptr<Stream::Recording> recording;
   };
+
+  // Whether work() is recorded and was replayed. Where the device has no memory for it, nothing is recorded
+  // any more.
+  template <typename Work>
+  bool record(Stream& stream, Recorded& recorded, const Work& work) {
+    try {
+      auto recording = stream.record(work);
+      if (recording == nullptr) return false;
+      stream.replay(*recording);
+      recorded.recording = std::move(recording);
+      ++count_;
+      return true;
+    } catch (const MachineError&) {
+      count_ = kMost;
+      return false;
+    }
+  }
 
   Recorded& find(const Key& key) {
     // A longer pass than before lets working memory grow, and recordings would hold on to the smaller one.
