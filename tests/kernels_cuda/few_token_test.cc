@@ -428,6 +428,38 @@ TEST(FewToken, RanksThatAreReadInSeveralTurns) {
     expect_close({.dtypes = {DType::kQ4_K}, .rows = {43}, .columns = 512, .tokens = 2, .rank = rank});
 }
 
+// One or two tokens: up to rank 32, in fours, blocks bring rows of B and u along; others read them where they
+// lie. Members of one block and of several, gate and up, and more rows than threads, in several phases.
+TEST(FewToken, AdaptersOfNf4) {
+  constexpr DType kType = DType::kNF4;
+  for (const int64_t tokens : {1, 2})
+    for (const int64_t rank : {4, 16, 20, 32, 36, 3}) {
+      expect_close({.dtypes = {kType},
+                    .rows = {43},
+                    .columns = 512,
+                    .tokens = tokens,
+                    .out_dtype = DType::kBF16,
+                    .residual = true,
+                    .rank = rank});
+      expect_close({.dtypes = {kType, kType, kType},
+                    .rows = {150, 16, 31},
+                    .columns = 768,
+                    .tokens = tokens,
+                    .norm = true,
+                    .rank = rank});
+      expect_close({.dtypes = {kType, kType},
+                    .rows = {145, 145},
+                    .columns = 512,
+                    .tokens = tokens,
+                    .out_dtype = DType::kBF16,
+                    .norm = true,
+                    .rank = rank,
+                    .gated = Gated::kYes});
+    }
+  const int64_t rows = static_cast<CudaStream&>(stream()).multiprocessors() > 16 ? 100000 : 5000;
+  expect_close({.dtypes = {kType}, .rows = {rows}, .columns = 512, .tokens = 1, .rank = 16});
+}
+
 // More columns than a thread of the kernel for one and two tokens holds at a time.
 TEST(FewToken, LongRowsOfOneAndTwoTokens) {
   for (const DType dtype : {DType::kQ4_K, DType::kQ6_K, DType::kNF4, DType::kBF16})

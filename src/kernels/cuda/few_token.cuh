@@ -83,6 +83,11 @@ __device__ __forceinline__ int place_of_column(Operands operands, int column) {
 
 __device__ __forceinline__ float silu(float x) { return __fdividef(x, 1.0f + __expf(-x)); }
 
+// sum + b u of four ranks.
+__device__ __forceinline__ float add_four_ranks(float sum, const float4& b, const float4& u) {
+  return fmaf(b.x, u.x, fmaf(b.y, u.y, fmaf(b.z, u.z, fmaf(b.w, u.w, sum))));
+}
+
 // scale * (u B^T) of one output; 16 ranks at a time are loaded together.
 __device__ __forceinline__ float lora_term(const FewTokenMember& member, int row, int token) {
   constexpr int kTogether = 4;
@@ -101,9 +106,7 @@ __device__ __forceinline__ float lora_term(const FewTokenMember& member, int row
       u4[i] = *reinterpret_cast<const float4*>(u + r + 4 * i);
     }
 #pragma unroll
-    for (int i = 0; i < kTogether; ++i)
-      sum =
-          fmaf(b4[i].x, u4[i].x, fmaf(b4[i].y, u4[i].y, fmaf(b4[i].z, u4[i].z, fmaf(b4[i].w, u4[i].w, sum))));
+    for (int i = 0; i < kTogether; ++i) sum = add_four_ranks(sum, b4[i], u4[i]);
   }
 #pragma unroll 1
   for (int r = vectors; r < member.rank; ++r) sum = fmaf(b[r], u[r], sum);

@@ -420,11 +420,9 @@ struct SmallAdapters {
     const unsigned char* own_u = u + (member * p.tokens + token) * row_bytes;
     float sum = 0;
 #pragma unroll 4
-    for (int at = 0; at < 4 * p.members[member].rank; at += 16) {
-      const float4 b4 = *reinterpret_cast<const float4*>(own_b + at);
-      const float4 u4 = *reinterpret_cast<const float4*>(own_u + at);
-      sum = fmaf(b4.x, u4.x, fmaf(b4.y, u4.y, fmaf(b4.z, u4.z, fmaf(b4.w, u4.w, sum))));
-    }
+    for (int at = 0; at < 4 * p.members[member].rank; at += 16)
+      sum = add_four_ranks(sum, *reinterpret_cast<const float4*>(own_b + at),
+                           *reinterpret_cast<const float4*>(own_u + at));
     return p.members[member].lora_scale * sum;
   }
 };
