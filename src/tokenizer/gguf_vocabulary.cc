@@ -38,15 +38,12 @@ TokenizerParts parts_of(GgufVocabulary vocabulary) {
   parts.pre_tokenizer = std::string(known->name);
   parts.normalize_nfc = known->normalize_nfc;
   parts.ignore_merges = known->ignore_merges;
-  // Those at the end are padding.
-  while (!vocabulary.tokens.empty() && vocabulary.token_types[vocabulary.tokens.size() - 1] == kUnused)
-    vocabulary.tokens.pop_back();
-  bool has_gaps = false;
+  parts.tokens.reserve(vocabulary.tokens.size(), vocabulary.tokens.total_bytes());
   for (size_t id = 0; id < vocabulary.tokens.size(); ++id) {
     const int32_t type = vocabulary.token_types[id];
-    if (type == kUnused) {
-      has_gaps = true;
-    } else if (type == kControl || type == kUserDefined) {
+    parts.tokens.push_back(type == kUnused ? std::string_view() : vocabulary.tokens[id]);
+    if (type == kUnused) continue;
+    if (type == kControl || type == kUserDefined) {
       AddedToken token;
       token.id = static_cast<int32_t>(id);
       token.content = vocabulary.tokens[id];
@@ -57,14 +54,7 @@ TokenizerParts parts_of(GgufVocabulary vocabulary) {
           text("token {} of the GGUF file has the type {}, which byte-level BPE does not know", id, type));
     }
   }
-  if (has_gaps) {
-    for (size_t id = 0; id < vocabulary.tokens.size(); ++id)
-      parts.tokens.push_back(vocabulary.token_types[id] == kUnused ? std::string_view()
-                                                                   : vocabulary.tokens[id]);
-  } else {
-    parts.tokens = std::move(vocabulary.tokens);
-  }
-  while (!parts.tokens.empty() && parts.tokens.back().empty()) parts.tokens.pop_back();
+  while (!parts.tokens.empty() && parts.tokens.back().empty()) parts.tokens.pop_back();  // padding
   for (const std::string_view merge : vocabulary.merges) check_merge(merge);
   parts.merges = std::move(vocabulary.merges);
   parts.bos_id = vocabulary.bos_id;
