@@ -4,6 +4,7 @@
 #include <httplib.h>
 #include <openssl/err.h>
 #include <openssl/ssl.h>
+#include <sys/socket.h>
 
 #include <algorithm>
 #include <atomic>
@@ -296,13 +297,12 @@ void HttpServer::Impl::configure() {
 
 void HttpServer::Impl::bind() {
   errno = 0;
-  if (options.port == 0) {
-    port = server->bind_to_any_port(options.host);
-    if (port <= 0) fail_to_bind(options, errno);
-    return;
-  }
-  if (!server->bind_to_port(options.host, options.port)) fail_to_bind(options, errno);
-  port = options.port;
+  const bool any = options.port == 0;
+  port = any ? server->bind_to_any_port(options.host) : options.port;
+  if (any ? port <= 0 : !server->bind_to_port(options.host, port)) fail_to_bind(options, errno);
+  // The library lets five connections wait to be accepted. Where more come at once, the system drops them:
+  // their clients try again a second later, or see them reset.
+  if (::listen(listener, SOMAXCONN) != 0) fail_to_bind(options, errno);
 }
 
 HttpServer::HttpServer(HttpServerOptions options, HttpHandlers handlers)

@@ -203,6 +203,22 @@ TEST(HttpServer, StopsAtOnceThoughConnectionsAreIdle) {
   EXPECT_FALSE(RawConnection(port).connected());
 }
 
+// More than the library would let wait: the others' connections would be dropped and tried again after a
+// second.
+TEST(HttpServer, ManyMayComeAtOnce) {
+  HttpServer server(test_options(), echo_handlers());
+  std::vector<std::unique_ptr<RawConnection>> users;
+  const Stopwatch watch;
+  for (int i = 0; i < 100 && watch.seconds() < 10; ++i) {  // nobody is accepted yet
+    users.push_back(std::make_unique<RawConnection>(server.port()));
+    ASSERT_TRUE(users.back()->connected()) << i;
+    users.back()->send("GET /a HTTP/1.1\r\n\r\n");
+  }
+  ASSERT_EQ(users.size(), 100U);
+  server.start();
+  for (auto& user : users) EXPECT_THAT(user->read("GET /a"), StartsWith("HTTP/1.1 200"));
+}
+
 TEST(HttpServer, AnswersBusyWhenAllThreadsAreTaken) {
   std::atomic<int> ended{0};
   HttpServerOptions options = test_options();
