@@ -23,6 +23,16 @@ std::optional<std::vector<std::string>> parts_of(const std::string& sentence, co
   return std::vector<std::string>(match.begin() + 1, match.end());
 }
 
+// A sentence without the end of what somebody put into it: a whole text given as an argument, say. The
+// library's regular expressions need stack for each character.
+std::string shortened(std::string sentence) {
+  constexpr size_t kMost = 500;  // bytes
+  if (sentence.size() <= kMost) return sentence;
+  size_t end = kMost;
+  while (end > 0 && (static_cast<unsigned char>(sentence[end]) & 0xC0) == 0x80) --end;  // within a character
+  return sentence.substr(0, end) + "...";
+}
+
 std::string explain_missing(const std::string& what) {
   if (what == "A subcommand is required") return text("give a command; onggi --help lists them");
   if (const auto parts = parts_of(what, "(.*) is required")) return text("{} is required", (*parts)[0]);
@@ -58,7 +68,7 @@ std::string explain_value(const std::string& what) {
 
 std::string explain(const CLI::ParseError& error) {
   // By type: the name of an ExtrasError may be the subcommand's.
-  const std::string what = error.what();
+  const std::string what = shortened(error.what());
   if (is<CLI::RequiredError>(error)) return explain_missing(what);
   if (is<CLI::ArgumentMismatch>(error)) return explain_count(what);
   if (is<CLI::ConversionError>(error) || is<CLI::ValidationError>(error)) return explain_value(what);

@@ -305,5 +305,14 @@ TEST_F(Program, ExplainsWrongCommandLines) {
   }
 }
 
+TEST_F(Program, AWholeTextAsAnArgumentIsAnErrorToo) {
+  std::string letters;
+  for (int i = 0; i < 30000; ++i) letters += "글";
+  const Output output = run({"tokenize", "--model", kMini, letters});
+  EXPECT_EQ(output.code, 2);
+  EXPECT_THAT(output.err, HasSubstr("글... is not known here"));
+  EXPECT_LT(output.err.size(), 600U);
+}
+
 }  // namespace
 }  // namespace onggi
