@@ -63,7 +63,12 @@ RunCommand setup_loadtest(CLI::App& app) {
   app.add_option("--max-tokens,-n", options->test.max_new_tokens, text("The longest answer, in tokens"))
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  app.add_option("--prompt", options->test.prompts, text("A prompt; may be given several times"));
+  auto* prompts =
+      app.add_option("--prompt", options->test.prompts, text("A prompt; may be given several times"));
+  app.add_option("--prompt-words", options->test.prompt_words,
+                 text("Prompts of so many random words, each another, that no service has read before"))
+      ->check(CLI::PositiveNumber)
+      ->excludes(prompts);
   app.add_option("--api-key", options->test.api_key, text("The key that the service asks for"));
   app.add_flag("--json", options->json, text("Print JSON"));
   return [options] { return run(*options); };

@@ -5,10 +5,12 @@
 #include <atomic>
 #include <mutex>
 #include <nlohmann/json.hpp>
+#include <random>
 #include <thread>
 
 #include "base/clock.h"
 #include "base/process.h"
+#include "base/random.h"
 #include "base/text.h"
 #include "serve/chat_client.h"
 
@@ -22,6 +24,16 @@ const std::vector<std::string> kPrompts = {
     "Explain gradient descent in two sentences.",
     "웹 서버에서 캐시는 왜 필요한가요?",
 };
+
+std::string random_words(int64_t count, Random& random) {
+  std::string words;
+  for (int64_t i = 0; i < count; ++i) {
+    if (i > 0) words += ' ';
+    for (uint32_t letters = 2 + random.below(7); letters > 0; --letters)
+      words += static_cast<char>('a' + random.below(26));
+  }
+  return words;
+}
 
 ServiceAddress address_of(const LoadTestOptions& options) {
   return {options.url, options.api_key, options.timeout};
@@ -59,6 +71,7 @@ LoadTestResult run_load_test(const LoadTestOptions& options) {
         text("a load test needs 1 to 1024 users, at least one request each and one token per answer"));
   const std::string model = served_model(address_of(options));
   const std::vector<std::string>& prompts = options.prompts.empty() ? kPrompts : options.prompts;
+  const uint64_t seed = std::random_device{}();
   std::mutex mutex;
   std::vector<ChatReply> requests;
   std::atomic<size_t> next_prompt{0};
@@ -68,8 +81,10 @@ LoadTestResult run_load_test(const LoadTestOptions& options) {
     users.emplace_back([&] {
       const ServiceAddress address = address_of(options);
       const auto client = make_client(address);
+      Random random(seed, static_cast<uint64_t>(user));
       for (int64_t i = 0; i < options.requests_per_user && !stop_requested(); ++i) {
-        const std::string& prompt = prompts[next_prompt++ % prompts.size()];
+        const std::string prompt = options.prompt_words > 0 ? random_words(options.prompt_words, random)
+                                                            : prompts[next_prompt++ % prompts.size()];
         ChatReply reply = ask_service(*client, address,
                                       {{"model", model},
                                        {"messages", Json::array({{{"role", "user"}, {"content", prompt}}})},

@@ -16,8 +16,10 @@ struct LoadTestOptions {
   std::string api_key;  // empty: none
   int64_t users = 1;    // requests in flight at once
   int64_t requests_per_user = 2;
-  int64_t max_new_tokens = 64;        // per answer
-  std::vector<std::string> prompts;   // asked in turn; empty: some questions of our own
+  int64_t max_new_tokens = 64;       // per answer
+  std::vector<std::string> prompts;  // asked in turn; empty: some questions of our own
+  // Instead of them: so many random words, others in each request, so that no service has read them before.
+  int64_t prompt_words = 0;
   std::chrono::seconds timeout{600};  // per request
 };
 

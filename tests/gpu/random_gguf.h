@@ -61,7 +61,10 @@ inline void add_vocabulary(size_t size, std::vector<GgufEntry>& entries) {
   entries.emplace_back("tokenizer.ggml.token_type", std::vector<int32_t>(tokens.size(), 1));
   entries.emplace_back("tokenizer.ggml.tokens", std::move(tokens));
   entries.emplace_back("tokenizer.ggml.merges", std::move(merges));
-  entries.emplace_back("tokenizer.ggml.eos_token_id", uint32_t{0});
+  // The rows of the output matrix are the same: ties go to low ids, so answers end where they are cut off.
+  entries.emplace_back("tokenizer.ggml.eos_token_id", static_cast<uint32_t>(size - 1));
+  entries.emplace_back("tokenizer.chat_template",
+                       std::string("{% for message in messages %}{{ message.content }}\n{% endfor %}"));
 }
 
 inline void write_random_gguf(const ModelConfig& config, const fs::path& path) {
