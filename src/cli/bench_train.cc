@@ -87,7 +87,7 @@ TrainingPlan Bench::training_plan(int64_t length) {
   config.training.gradient_accumulation_steps = options_.accumulation;
   config.training.per_device_train_batch_size = options_.micro_batch;
   TrainingNeeds needs{.model = config_};
-  needs.format = TrainingFormat::of(compute_.ops, device_.device().kind, compute_.precision, kRank);
+  needs.format = ActivationFormat::of(compute_.ops, device_.device().kind, compute_.precision, kRank);
   needs.weights = measure_random_weights(config_, body("nf4"), device_.device().kind);
   needs.lora_parameters = lora_parameter_count(config_, lora_target_roles(), kRank);
   needs.rank = kRank;

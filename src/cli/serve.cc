@@ -139,8 +139,8 @@ ExitCode serve(const Options& options) {
   if (!options.adapter.empty()) load.adapter = options.adapter;
   LoadedModel model = load_chat_model(path, load, threads, device.placement());
   const ModelLabels labels = labels_of(options, config, model, path);
-  const uint64_t memory = config.memory_budget ? config.memory_budget->bytes : device.free_bytes(machine);
-  const EngineOptions engine = plan_engine(config.server, *model.model, memory);
+  const uint64_t memory = config.memory_budget ? config.memory_budget->bytes : device.usable_bytes(machine);
+  const EngineOptions engine = plan_engine(config.server, *model.model, device, memory);
   auto runner = make_runner(model.model, device, threads, engine.precision);
   service.load(std::move(model), std::move(runner), engine, labels);
   const ServedModel& served = service.model();

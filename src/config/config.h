@@ -127,16 +127,16 @@ struct ServerConfig {
   std::optional<int64_t> context_length;  // tokens; none = "auto": from the memory plan
   std::optional<int64_t> max_batch;       // sequences per step; none = "auto"
   KvCacheDtype kv_cache_dtype = KvCacheDtype::kAuto;
-  int64_t prefill_chunk = 256;        // prompt tokens per step and sequence
-  int64_t max_queue = 64;             // waiting requests; more are answered "busy"
-  int64_t max_new_tokens = 2048;      // per answer where the request names no limit
-  int64_t request_timeout_s = 600;    // seconds
-  int64_t max_body_bytes = 16 << 20;  // larger requests are refused
-  std::vector<std::string> api_keys;  // empty: no authentication
-  int64_t requests_per_minute = 0;    // of one key (or address); 0: no limit
-  int64_t tokens_per_day = 0;         // likewise, prompts and answers together
-  std::string tls_certificate;        // PEM file with the certificate and its chain; "": plain HTTP
-  std::string tls_key;                // PEM file
+  std::optional<int64_t> prefill_chunk;  // prompt tokens per step; none = "auto"
+  int64_t max_queue = 64;                // waiting requests; more are answered "busy"
+  int64_t max_new_tokens = 2048;         // per answer where the request names no limit
+  int64_t request_timeout_s = 600;       // seconds
+  int64_t max_body_bytes = 16 << 20;     // larger requests are refused
+  std::vector<std::string> api_keys;     // empty: no authentication
+  int64_t requests_per_minute = 0;       // of one key (or address); 0: no limit
+  int64_t tokens_per_day = 0;            // likewise, prompts and answers together
+  std::string tls_certificate;           // PEM file with the certificate and its chain; "": plain HTTP
+  std::string tls_key;                   // PEM file
   std::vector<std::string> cors_origins;
   bool operator==(const ServerConfig&) const = default;
 };

@@ -188,9 +188,11 @@ void add_server(Table& t, ServerConfig& c) {
   t.add("context_length", &c.context_length, {16, kLongest},
         "Tokens of one conversation. \"auto\": from the memory plan.");
   t.add("max_batch", &c.max_batch, {1, 4096},
-        "Conversations that share a step. \"auto\": from the memory plan.");
+        "Conversations that share a step. \"auto\": 8 on the CPU, 64 on a GPU.");
   t.add("kv_cache_dtype", choice(c.kv_cache_dtype, kKvCacheNames), kNone, "\"bfloat16\" or \"float32\".");
-  t.add("prefill_chunk", &c.prefill_chunk, {1, kLongest}, "Prompt tokens of one conversation in one step.");
+  t.add("prefill_chunk", &c.prefill_chunk, {1, kLongest},
+        "Prompt tokens in one step, of all conversations together. \"auto\": 256 on the CPU, up to 2048 on a "
+        "GPU.");
   t.add("max_queue", &c.max_queue, {0, 1e6},
         "Requests that may wait; further ones are told that the server is busy.");
   t.add("max_new_tokens", &c.max_new_tokens, {1, kLongest},

@@ -239,6 +239,13 @@ std::unique_ptr<PrefetchBuffer> CudaStream::make_prefetch_buffer(size_t bytes) {
   return std::make_unique<CudaPrefetchBuffer>(*this, bytes);
 }
 
+uint64_t CudaStream::free_bytes() const {
+  activate();
+  size_t free = 0, total = 0;
+  check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo", "asking for the free memory");
+  return free;
+}
+
 bool CudaStream::begin_recording() {
   expect_not_recording("a recording was begun");
   activate();

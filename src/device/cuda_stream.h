@@ -45,6 +45,7 @@ class CudaStream final : public Stream {
   uint64_t allocated_bytes() const override { return allocated_bytes_; }
   uint64_t peak_bytes() const override { return peak_bytes_; }
   void reset_peak() override { peak_bytes_ = allocated_bytes_; }
+  uint64_t free_bytes() const override;
   bool begin_recording() override;
   std::unique_ptr<Recording> end_recording() override;
   void replay(Recording& recording) override;

@@ -31,6 +31,7 @@ class CpuStream final : public Stream {
   uint64_t allocated_bytes() const override { return 0; }
   uint64_t peak_bytes() const override { return 0; }
   void reset_peak() override {}
+  uint64_t free_bytes() const override { return 0; }
   bool begin_recording() override { return false; }
   std::unique_ptr<Recording> end_recording() override {
     throw_internal_error("the CPU records nothing", __FILE__, __LINE__, "");

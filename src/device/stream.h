@@ -79,6 +79,9 @@ class Stream {
   virtual uint64_t peak_bytes() const = 0;
   virtual void reset_peak() = 0;
 
+  // Bytes of the device's memory that nobody holds now; 0 on the CPU, whose memory Machine describes.
+  virtual uint64_t free_bytes() const = 0;
+
   // Work recorded once and replayed, for passes whose shapes and addresses repeat (CUDA graphs). A stream
   // that cannot record answers false and the caller queues the work each time.
   //   recording = stream.record([&] { queue work; });

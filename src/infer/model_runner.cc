@@ -12,10 +12,7 @@ class ModelRunner : public StepRunner {
  public:
   ModelRunner(std::shared_ptr<const Model> model, ComputeDevice& device, ThreadPool& threads,
               Precision precision)
-      : model_(std::move(model)),
-        session_(device, threads, precision),
-        buffers_(device.stream()),
-        hidden_buffers_(device.stream()) {}
+      : model_(std::move(model)), session_(device, threads, precision), buffers_(device.stream()) {}
 
   const float* run(KvCache& cache, std::span<const SequenceInput> inputs,
                    const Meanwhile& meanwhile) override {
@@ -34,7 +31,7 @@ class ModelRunner : public StepRunner {
   // Made at the first request for an embedding: most services never see one.
   const float* run_hidden(KvCache& cache, std::span<const SequenceInput> inputs) override {
     if (!hidden_head_) hidden_head_.emplace(*model_, session_.compute());
-    return infer(hidden_head_->model(), session_.compute(), cache, inputs, hidden_buffers_);
+    return infer(hidden_head_->model(), session_.compute(), cache, inputs, buffers_);
   }
   Stream& stream() override { return session_.compute().stream(); }
 
@@ -43,7 +40,6 @@ class ModelRunner : public StepRunner {
   ComputeSession session_;
   InferenceBuffers buffers_;
   std::optional<HiddenHead> hidden_head_;
-  InferenceBuffers hidden_buffers_;  // recordings of passes belong to one model
 };
 
 }  // namespace

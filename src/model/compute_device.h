@@ -19,8 +19,9 @@ class ComputeDevice {
   Stream& stream() { return *stream_; }
   const OpTable& ops() const { return *ops_; }
   Placement placement() { return {*ops_, *stream_}; }
-  // Bytes that may still be allocated on it: of the GPU's memory, or of the machine's for the CPU.
-  uint64_t free_bytes(const Machine& machine) const;
+  // Bytes of its memory (for the CPU, of the machine's) that this process may use in all, with what it holds
+  // already.
+  uint64_t usable_bytes(const Machine& machine) const;
 
  private:
   std::unique_ptr<Stream> owned_;

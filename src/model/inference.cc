@@ -250,26 +250,33 @@ float* queue(const Model& model, const Compute& compute, KvCache& cache,
   if (!decodes) return run_now();
   const auto bytes = static_cast<int64_t>(data.words().size() * sizeof(int32_t));
   auto* words = static_cast<int32_t*>(buffers.get_host(kHostPassData, bytes));
-  const InferenceBuffers::PassKey key{data.sequences, data.longest, data.page_stride, data.wanted,
-                                      top.count()};
-  if (buffers.recorded(key).runs++ == 0) return run_now();
-  Stream& stream = compute.stream();
-  auto& recording = buffers.recorded(key).recording;
-  if (recording == nullptr) {
-    recording = stream.record([&] {
-      pass.copy_in_from(words);
-      run();
-    });
-    if (recording == nullptr) return run_now();
-  }
   // Who queued the last replay has waited for its results.
   std::copy(data.words().begin(), data.words().end(), words);
-  stream.replay(*recording);
+  const InferenceBuffers::PassKey key{data.sequences, data.longest, data.page_stride,
+                                      data.wanted,    top.count(),  model.lm_head.data};
+  const auto run_from_words = [&] {
+    pass.copy_in_from(words);
+    run();
+  };
+  if (!buffers.recordings().replay(compute.stream(), key, run_from_words)) return run_now();
   return advance(static_cast<float*>(
       buffers.get(kLogitsOut, data.wanted * model.config.vocab_size * static_cast<int64_t>(sizeof(float)))));
 }
 
 }  // namespace
+
+uint64_t InferenceBuffers::bytes_for(const ModelConfig& config, const ActivationFormat& format,
+                                     const InferenceShape& shape) {
+  const int64_t t = shape.tokens, m = shape.rows, c = config.hidden_size, padding = format.row_padding;
+  // As Pass takes them.
+  const int64_t activations = t * (3 * padding + c + 2 * config.q_size() + 2 * config.kv_size() +
+                                   3 * config.intermediate_size + shape.rank * kMaxLinearGroup) +
+                              m * c;
+  const int64_t floats = t * c + m * c + m * config.vocab_size;
+  const int64_t words = 3 * t + 4 * m;
+  return static_cast<uint64_t>(dtype_bytes(format.dtype, activations)) +
+         sizeof(float) * static_cast<uint64_t>(floats) + sizeof(int32_t) * static_cast<uint64_t>(words);
+}
 
 int64_t logit_rows(std::span<const SequenceInput> inputs) {
   int64_t rows = 0;

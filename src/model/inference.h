@@ -4,12 +4,11 @@
 #include <compare>
 #include <cstdint>
 #include <functional>
-#include <map>
-#include <memory>
 #include <span>
 #include <vector>
 
 #include "model/model.h"
+#include "model/recordings.h"
 
 namespace onggi {
 
@@ -73,6 +72,13 @@ struct SequenceInput {
   enum class Logits { kNone, kLast, kAll } logits = Logits::kLast;
 };
 
+// How large a pass is.
+struct InferenceShape {
+  int64_t tokens = 0;  // T, of all sequences
+  int64_t rows = 0;    // of logits, M; less than tokens
+  int64_t rank = 0;    // R, of the adapter; 0: none
+};
+
 // Working memory of passes on one device, grown to the largest pass so far and kept; and recordings of decode
 // passes, which are the same work each time but for what lies in this memory.
 class InferenceBuffers {
@@ -84,24 +90,26 @@ class InferenceBuffers {
   void* get(int slot, int64_t bytes);
   void* get_host(int slot, int64_t bytes);
   uint64_t bytes() const;
+  // What bytes() comes to after passes up to this shape, but for the tables of pages and likeliest tokens.
+  static uint64_t bytes_for(const ModelConfig& config, const ActivationFormat& format,
+                            const InferenceShape& shape);
 
-  // A pass that may be recorded: what its launches depend on besides the contents of memory.
+  // A decode pass that may be recorded.
   struct PassKey {
     int64_t sequences, longest, page_stride, wanted, top_logits;
+    const void* head;  // the output matrix: answers and embeddings have different ones
     auto operator<=>(const PassKey&) const = default;
   };
-  struct Recorded {
-    int runs = 0;  // before it was recorded: the first one lets working memory grow
-    std::unique_ptr<Stream::Recording> recording;
-  };
-  Recorded& recorded(const PassKey& key) { return recordings_[key]; }
+  Recordings<PassKey>& recordings() { return recordings_; }
 
  private:
   void* grow(std::vector<Buffer>& slots, int slot, size_t bytes, Buffer (Stream::*allocate)(size_t));
 
   Stream* stream_;
   std::vector<Buffer> slots_, host_slots_;
-  std::map<PassKey, Recorded> recordings_;
+  // Users come and go, and contexts grow: what is recorded follows them.
+  Recordings<PassKey> recordings_{
+      {.runs_before = 1, .most = 64, .when_full = RecordingRules::WhenFull::kReplaceUnused}};
 };
 
 // What the host has to do anyway while a pass is computed: called once, when its work is queued; before,

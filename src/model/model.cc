@@ -40,4 +40,9 @@ void LayerWeights::move(std::span<const std::byte> from, const std::byte* to) {
   }
 }
 
+ActivationFormat ActivationFormat::of(const OpTable& ops, DeviceKind device, Precision precision,
+                                      int64_t rank) {
+  return {device, ops.activation_dtype(precision), ops.row_padding(precision, rank), ops.workspace_bytes};
+}
+
 }  // namespace onggi

@@ -103,6 +103,16 @@ WeightMemory measure_random_weights(const ModelConfig& config, RandomBody body, 
 std::shared_ptr<Model> random_model(const ModelConfig& config, RandomBody body, uint64_t seed,
                                     const Placement& placement = {});
 
+// How a device stores what lies between the ops of a pass; rank: of the adapter, 0: none.
+struct ActivationFormat {
+  DeviceKind device = DeviceKind::kCpu;
+  DType dtype = DType::kF32;     // of activations
+  int64_t row_padding = 0;       // OpTable::row_padding
+  uint64_t workspace_bytes = 0;  // OpTable::workspace_bytes
+
+  static ActivationFormat of(const OpTable& ops, DeviceKind device, Precision precision, int64_t rank);
+};
+
 // Everything that computes needs besides the model.
 struct Compute {
   const OpTable& ops;

@@ -26,9 +26,9 @@ class Pass {
         dropout_(dropout),
         a_(memory.arrays()),
         layers_(memory.layers()),
-        recordings_(memory.recordings()),
         keeps_all_(memory.policy() == ActivationPolicy::kKeepAll),
         tokens_(static_cast<int64_t>(batch.tokens.size())),
+        recordings_(memory.recordings(tokens_)),
         padding_(compute.ops.row_padding(compute.precision, model.adapter ? model.adapter->rank() : 0)) {
     ONGGI_CHECK(tokens_ > 0 && tokens_ <= memory.max_tokens(), "the batch fits the planned memory");
     ONGGI_CHECK(&layers_.model() == &model, "the memory was made for this model");
@@ -43,10 +43,10 @@ class Pass {
   void backward(float* gradient);
   // forward() and backward() of training, recorded where passes of this shape come again.
   void recorded_forward() {
-    recorded(PassRecordings::Key::Part::kForward, nullptr, [&] { forward(); });
+    recorded(TrainingPassKey::Part::kForward, nullptr, [&] { forward(); });
   }
   void recorded_backward(float* gradient) {
-    recorded(PassRecordings::Key::Part::kBackward, gradient, [&] { backward(gradient); });
+    recorded(TrainingPassKey::Part::kBackward, gradient, [&] { backward(gradient); });
   }
   void all_logits(float* logits);
   Activation after_block(int64_t index) const { return a_.block_inputs[static_cast<size_t>(index) + 1]; }
@@ -63,16 +63,15 @@ class Pass {
 
   void take_in(const TrainingBatch& batch);
   template <typename Work>
-  void recorded(PassRecordings::Key::Part part, const float* gradient, const Work& work) {
+  void recorded(TrainingPassKey::Part part, const float* gradient, const Work& work) {
     if (layers_.any()) return work();  // the stream that brings the layers is not recorded
-    recordings_.run(stream_,
-                    {.part = part,
-                     .tokens = tokens_,
-                     .is_one_segment = segments_.count == 1,
-                     .dropout = dropout_.probability,
-                     .seed = dropout_.seed,
-                     .gradient = gradient},
-                    work);
+    const TrainingPassKey key{.part = part,
+                              .tokens = tokens_,
+                              .is_one_segment = segments_.count == 1,
+                              .dropout = dropout_.probability,
+                              .seed = dropout_.seed,
+                              .gradient = gradient};
+    if (!recordings_.replay(stream_, key, work)) work();
   }
   void forward_block(int64_t index);
   void backward_block(int64_t index);
@@ -107,9 +106,9 @@ class Pass {
   const DropoutState& dropout_;
   TrainingMemory::Arrays& a_;
   StreamedLayers& layers_;
-  PassRecordings& recordings_;
   bool keeps_all_;
   int64_t tokens_;
+  Recordings<TrainingPassKey>& recordings_;
   int64_t padding_;          // of the rows of linears' inputs
   int64_t label_count_ = 0;  // M
   Segments segments_{};

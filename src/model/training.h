@@ -6,7 +6,7 @@
 #include <span>
 
 #include "model/model.h"
-#include "model/pass_recordings.h"
+#include "model/recordings.h"
 #include "model/streamed_layers.h"
 
 namespace onggi {
@@ -29,23 +29,24 @@ enum class ActivationPolicy {
   kRecomputeBlocks,  // only each block's input stays; backward runs the block's forward again
 };
 
-// How a device stores what a pass keeps.
-struct TrainingFormat {
-  DeviceKind device = DeviceKind::kCpu;
-  DType dtype = DType::kF32;     // of activations
-  int64_t row_padding = 0;       // OpTable::row_padding
-  uint64_t workspace_bytes = 0;  // OpTable::workspace_bytes
-
-  static TrainingFormat of(const OpTable& ops, DeviceKind device, Precision precision, int64_t rank);
-};
-
 // What the size of a pass's memory follows from.
 struct TrainingShape {
   const ModelConfig& config;
-  TrainingFormat format;
+  ActivationFormat format;
   int64_t rank = 0;    // R, of the adapter
   int64_t tokens = 0;  // T, the most of a pass
   ActivationPolicy policy = ActivationPolicy::kKeepAll;
+};
+
+// A pass, or half of it, that may be recorded: right for any tokens, segments, labels and masks.
+struct TrainingPassKey {
+  enum class Part { kForward, kBackward } part;
+  int64_t tokens = 0;           // T
+  bool is_one_segment = false;  // S = 1
+  double dropout = 0;           // probability
+  uint64_t seed = 0;            // of the masks
+  const float* gradient = nullptr;
+  auto operator<=>(const TrainingPassKey&) const = default;
 };
 
 // Working memory of passes on one device. Planned from the configuration, allocated once.
@@ -60,7 +61,10 @@ class TrainingMemory {
   struct Arrays;
   Arrays& arrays() { return *arrays_; }
   StreamedLayers& layers() { return layers_; }
-  PassRecordings& recordings() { return recordings_; }
+  // Of passes of at most so many tokens. A longer pass than before drops them: it lets working memory of
+  // kernels grow, and recordings would hold on to the smaller one.
+  Recordings<TrainingPassKey>& recordings(int64_t tokens);
+  int64_t recording_count() const { return recordings_.count(); }
   int64_t max_tokens() const { return max_tokens_; }
   ActivationPolicy policy() const { return policy_; }
   // The sum of the losses of all passes since the last call. Waits for the device: once per step.
@@ -72,7 +76,10 @@ class TrainingMemory {
   Stream& stream_;
   std::unique_ptr<Arrays> arrays_;
   StreamedLayers layers_;
-  PassRecordings recordings_;
+  // A recording is worth as long as a few passes save, and a shape that came twice is likely to come again:
+  // forward and backward of four shapes.
+  Recordings<TrainingPassKey> recordings_{{.runs_before = 2, .most = 8}};
+  int64_t longest_recorded_ = 0;  // tokens
 };
 
 // Labels of a batch.

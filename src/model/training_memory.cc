@@ -114,8 +114,10 @@ int64_t carve(std::byte* base, const TrainingShape& plan, TrainingMemory::Arrays
 
 }  // namespace
 
-TrainingFormat TrainingFormat::of(const OpTable& ops, DeviceKind device, Precision precision, int64_t rank) {
-  return {device, ops.activation_dtype(precision), ops.row_padding(precision, rank), ops.workspace_bytes};
+Recordings<TrainingPassKey>& TrainingMemory::recordings(int64_t tokens) {
+  if (tokens > longest_recorded_) recordings_.clear();
+  longest_recorded_ = std::max(longest_recorded_, tokens);
+  return recordings_;
 }
 
 TrainingMemory::TrainingMemory(const Model& model, const Compute& compute, int64_t max_tokens,
@@ -127,8 +129,8 @@ TrainingMemory::TrainingMemory(const Model& model, const Compute& compute, int64
       layers_(model, stream_) {
   ONGGI_CHECK(max_tokens > 0);
   const int64_t rank = model.adapter ? model.adapter->rank() : 0;
-  const TrainingFormat format =
-      TrainingFormat::of(compute.ops, stream_.device().kind, compute.precision, rank);
+  const ActivationFormat format =
+      ActivationFormat::of(compute.ops, stream_.device().kind, compute.precision, rank);
   const TrainingShape plan{model.config, format, rank, max_tokens, policy};
   arrays_->memory = stream_.allocate(static_cast<size_t>(carve(nullptr, plan, *arrays_)));
   carve(arrays_->memory.as<std::byte>(), plan, *arrays_);

@@ -68,9 +68,9 @@ struct PlannedModel {
 };
 
 // How the device that was chosen keeps activations.
-TrainingFormat training_format(const Config& config, const Device& device) {
+ActivationFormat training_format(const Config& config, const Device& device) {
   const OpTable& ops = device.kind == DeviceKind::kCuda ? cuda_ops() : cpu_ops();
-  return TrainingFormat::of(ops, device.kind, training_precision(config), config.lora.r);
+  return ActivationFormat::of(ops, device.kind, training_precision(config), config.lora.r);
 }
 
 ModelPlan plan_model(const Config& config, const PlannedModel& planned, const CheckReport& report) {

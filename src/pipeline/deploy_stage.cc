@@ -62,7 +62,7 @@ void Deployment::start(const fs::path& gguf) {
     ComputeSession session(context_.device, context_.threads, Precision::kFast);
     reference_.emplace(model, session.compute(), prompts_, config_.parity.max_new_tokens, gguf.string());
   }
-  options_ = plan_engine(config_.server, *model.model, context_.memory_budget());
+  options_ = plan_engine(config_.server, *model.model, context_.device, context_.memory_budget());
   context_.reporter.say(text("context {} tokens, {} sequences at once, KV cache {}, {} threads",
                              options_.context_length, options_.max_batch,
                              bytes_text(static_cast<double>(options_.kv_bytes)), context_.threads.size()));

@@ -33,8 +33,8 @@ struct EstimateInputs {
   const Config& config;
   const ModelConfig& model;
   int threads = 1;
-  TrainingFormat format = {};  // of the device that trains
-  bool is_local = false;       // nothing to download
+  ActivationFormat format = {};  // of the device that trains
+  bool is_local = false;         // nothing to download
 };
 // The stages that use memory or disk, in their order: setup, train, validate, merge, convert, deploy.
 std::vector<StageNeed> estimate_stages(const EstimateInputs& inputs);

@@ -37,7 +37,7 @@ std::string fingerprint(const Stage& stage, const nlohmann::ordered_json& config
 }  // namespace
 
 uint64_t StageContext::memory_budget() const {
-  return config.memory_budget ? config.memory_budget->bytes : device.free_bytes(machine);
+  return config.memory_budget ? config.memory_budget->bytes : device.usable_bytes(machine);
 }
 
 const std::vector<Stage>& stages() {

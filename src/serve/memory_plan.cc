@@ -7,11 +7,31 @@
 namespace onggi {
 namespace {
 
-constexpr int64_t kDefaultBatch = 8;
+constexpr int64_t kAutoContexts = 8;  // whole ones, in the KV cache
 constexpr int64_t kLongestAutoContext = 32768;
 constexpr int64_t kShortestAutoContext = 512;
-// For activations, logits and threads: measured on models up to 0.6B, generous.
-constexpr uint64_t kWorkBytes = uint64_t{512} << 20;
+// Prompt tokens of a step. The more, the less often the weights are gone through, and the longer those wait
+// who already read their answers: on a GPU until the products' time, not the weights', is what a step takes.
+constexpr int64_t kAutoChunkOnCpu = 256, kAutoChunkOnGpu = 2048;
+
+// What passes take besides weights and KV cache.
+uint64_t work_bytes(const Model& model, const ActivationFormat& format, const EngineOptions& options) {
+  // On the CPU activations, logits and threads: measured on models up to 0.6B, generous.
+  constexpr uint64_t kOnCpu = uint64_t{512} << 20;
+  if (format.device == DeviceKind::kCpu) return kOnCpu;
+  const ModelConfig& c = model.config;
+  const InferenceShape shape{.tokens = options.prefill_chunk + options.max_batch,
+                             .rows = options.max_batch,
+                             .rank = model.adapter ? model.adapter->rank() : 0};
+  // Of kernels: the largest weight as bf16, the products' own, and partial results of attention.
+  const auto widest = static_cast<uint64_t>(std::max({c.hidden_size, c.q_size(), c.intermediate_size}));
+  const uint64_t dequantized =
+      sizeof(uint16_t) * widest * static_cast<uint64_t>(c.hidden_size + format.row_padding);
+  constexpr uint64_t kPartialResults = uint64_t{64} << 20;
+  const uint64_t hidden_head = sizeof(uint16_t) * static_cast<uint64_t>(c.hidden_size * c.hidden_size);
+  return InferenceBuffers::bytes_for(c, format, shape) + dequantized + format.workspace_bytes +
+         kPartialResults + hidden_head;
+}
 
 uint64_t bytes_of(const ModelConfig& config, int64_t tokens, DType dtype) {
   const int64_t pages = (tokens + kKvPageTokens - 1) / kKvPageTokens;
@@ -22,21 +42,27 @@ double gib(uint64_t bytes) { return static_cast<double>(bytes) / (1 << 30); }
 
 }  // namespace
 
-EngineOptions plan_engine(const ServerConfig& server, const Model& model, uint64_t memory_bytes) {
+EngineOptions plan_engine(const ServerConfig& server, const Model& model, const ActivationFormat& format,
+                          uint64_t memory_bytes) {
   const ModelConfig& config = model.config;
+  const bool on_gpu = format.device == DeviceKind::kCuda;
   EngineOptions options;
-  options.max_batch = server.max_batch.value_or(kDefaultBatch);
+  options.max_batch = server.max_batch.value_or(on_gpu ? kAutoBatchOnGpu : kAutoBatchOnCpu);
   options.kv_dtype =
       server.kv_cache_dtype == ServerConfig::KvCacheDtype::kFloat32 ? DType::kF32 : DType::kBF16;
-  options.prefill_chunk = server.prefill_chunk;
   options.max_queue = server.max_queue;
   if (server.context_length && *server.context_length > config.max_position_embeddings)
     throw UsageError(
         text("server.context_length is {}, but the model's context is {} tokens; choose at most that",
              *server.context_length, config.max_position_embeddings));
 
-  const uint64_t taken = model.weight_bytes + kWorkBytes;
-  const uint64_t budget = memory_bytes > taken ? memory_bytes - taken : 0;
+  const uint64_t rest = memory_bytes - std::min(memory_bytes, model.weight_bytes);
+  options.prefill_chunk = server.prefill_chunk.value_or(on_gpu ? kAutoChunkOnGpu : kAutoChunkOnCpu);
+  // A card that the weights nearly fill has better uses for its memory.
+  while (!server.prefill_chunk && options.prefill_chunk > kAutoChunkOnCpu &&
+         work_bytes(model, format, options) > rest / 4)
+    options.prefill_chunk /= 2;
+  const uint64_t budget = rest - std::min(rest, work_bytes(model, format, options));
   int64_t context =
       server.context_length.value_or(std::min(config.max_position_embeddings, kLongestAutoContext));
   // Halved until one whole context fits: a context that can never be used would be a false promise.
@@ -51,8 +77,17 @@ EngineOptions plan_engine(const ServerConfig& server, const Model& model, uint64
              "free; lower server.context_length or choose a smaller model",
              context, gib(one), gib(model.weight_bytes), gib(memory_bytes)));
   options.context_length = context;
-  options.kv_bytes = std::min(budget, one * static_cast<uint64_t>(options.max_batch));
+  options.kv_bytes = std::min(budget, one * static_cast<uint64_t>(server.max_batch.value_or(kAutoContexts)));
   return options;
+}
+
+EngineOptions plan_engine(const ServerConfig& server, const Model& model, const ComputeDevice& device,
+                          uint64_t memory_bytes) {
+  const int64_t rank = model.adapter ? model.adapter->rank() : 0;
+  return plan_engine(
+      server, model,
+      ActivationFormat::of(device.ops(), device.device().kind, EngineOptions{}.precision, rank),
+      memory_bytes);
 }
 
 }  // namespace onggi

@@ -10,6 +10,7 @@
 #include "serve/access.h"
 #include "serve/admission.h"
 #include "serve/http_server.h"
+#include "serve/memory_plan.h"
 #include "serve/routes.h"
 
 namespace onggi {
@@ -56,7 +57,7 @@ struct Service::Impl {
     options.port = static_cast<int>(is_main ? server.port : server.ollama_port);
     options.port_setting = is_main ? "server.port (--port)" : "server.ollama_port (--ollama-port)";
     options.max_connections =
-        static_cast<int>(server.max_queue + server.max_batch.value_or(8) + kSpareConnections);
+        static_cast<int>(server.max_queue + server.max_batch.value_or(kAutoBatchOnGpu) + kSpareConnections);
     options.max_body_bytes = static_cast<uint64_t>(server.max_body_bytes);
     options.tls_certificate = server.tls_certificate;
     options.tls_key = server.tls_key;

@@ -31,7 +31,7 @@ struct TrainingPlan {
 
 struct TrainingNeeds {
   const ModelConfig& model;
-  TrainingFormat format = {};    // of the device
+  ActivationFormat format = {};  // of the device
   WeightMemory weights = {};     // of the base
   uint64_t lora_parameters = 0;  // elements
   int64_t rank = 0;

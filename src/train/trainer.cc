@@ -354,8 +354,8 @@ TrainingPlan plan_run(const Config& config, const ModelConfig& model, const Weig
                       const TrainData& data, const Compute& compute, uint64_t budget_bytes) {
   const int64_t rank = config.lora.r;
   return plan_training(config, {.model = model,
-                                .format = TrainingFormat::of(compute.ops, compute.stream().device().kind,
-                                                             compute.precision, rank),
+                                .format = ActivationFormat::of(compute.ops, compute.stream().device().kind,
+                                                               compute.precision, rank),
                                 .weights = weights,
                                 .lora_parameters = lora_parameter_count(model, target_roles(config), rank),
                                 .rank = rank,

@@ -108,7 +108,7 @@ TEST_P(Offloading, TakesTheMemoryThatWasPlanned) {
   config.intermediate_size = 1152;
   const TinyBatch batch;
   TrainingNeeds needs{.model = config};
-  needs.format = TrainingFormat::of(*GetParam().ops, DeviceKind::kCuda, Precision::kFast, 8);
+  needs.format = ActivationFormat::of(*GetParam().ops, DeviceKind::kCuda, Precision::kFast, 8);
   needs.weights = measure_random_weights(config, RandomBody::kNf4, DeviceKind::kCuda);
   needs.lora_parameters = lora_parameter_count(config, lora_target_roles(), 8);
   needs.rank = 8;

@@ -54,7 +54,7 @@ Trained run_all(const Model& model, const Compute& compute, ActivationPolicy pol
       memory = std::make_unique<TrainingMemory>(model, compute, 16, policy);
     }
     forward_backward(model, compute, batch.view(), {0.3, 5, pass++}, 0.1f, *memory, gradient.as<float>());
-    trained.recordings.push_back(memory->recordings().count());
+    trained.recordings.push_back(memory->recording_count());
   }
   trained.loss += memory->take_loss_sum();
   stream.copy_out(trained.gradient.data(), gradient.data(), gradient.bytes());
@@ -104,7 +104,7 @@ TEST_P(PassRecording, IsOfOneGradientAndDropout) {
     EXPECT_EQ(gradient_of(0, other, memory), kept) << i;
   }
   // Two forwards, three backwards.
-  EXPECT_EQ(memory.recordings().count(), 5);
+  EXPECT_EQ(memory.recording_count(), 5);
 }
 
 // The stream that brings the layers is none that is recorded.

@@ -33,7 +33,7 @@ struct MiniService {
   explicit MiniService(const ServerConfig& config = free_ports(), const Device& on = {})
       : device(on), service(config) {
     LoadedModel model = load_chat_model("models/onggi-mini", {}, threads, device.placement());
-    const EngineOptions options = plan_engine(config, *model.model, kMemory);
+    const EngineOptions options = plan_engine(config, *model.model, device, kMemory);
     service.start();
     auto runner = make_runner(model.model, device, threads, options.precision);
     service.load(std::move(model), std::move(runner), options, {{"onggi-mini", "mini"}, ""});

@@ -450,24 +450,55 @@ TEST(Service, CancelsAnswersWhenTheGraceIsOver) {
               HasSubstr("data: {\"error\":{\"message\":\"the service is stopping"));
 }
 
+// How the CPU stores activations, and a GPU.
+const ActivationFormat kOnCpu, kOnGpu{DeviceKind::kCuda, DType::kBF16, 64, uint64_t{32} << 20};
+
 TEST(MemoryPlan, FitsOrSaysWhatWould) {
   ThreadPool threads(1);
   const LoadedModel loaded = load_chat_model("models/onggi-mini", {}, threads);
   ServerConfig config;
-  EngineOptions options = plan_engine(config, *loaded.model, kMemory);
+  EngineOptions options = plan_engine(config, *loaded.model, kOnCpu, kMemory);
   EXPECT_EQ(options.context_length, 2048);
   EXPECT_EQ(options.max_batch, 8);
   const uint64_t whole = options.kv_bytes;
   // Room for one context and a half: the batch shares it.
   const uint64_t base = loaded.model->weight_bytes + (uint64_t{512} << 20);
-  options = plan_engine(config, *loaded.model, base + whole / 8 * 3 / 2);
+  options = plan_engine(config, *loaded.model, kOnCpu, base + whole / 8 * 3 / 2);
   EXPECT_EQ(options.context_length, 2048);
   EXPECT_EQ(options.kv_bytes, whole / 8 * 3 / 2);
-  options = plan_engine(config, *loaded.model, base + whole / 8 / 2);
+  options = plan_engine(config, *loaded.model, kOnCpu, base + whole / 8 / 2);
   EXPECT_EQ(options.context_length, 1024);
-  EXPECT_THROW(plan_engine(config, *loaded.model, base), MachineError);
+  EXPECT_THROW(plan_engine(config, *loaded.model, kOnCpu, base), MachineError);
   config.context_length = 4096;
-  EXPECT_THROW(plan_engine(config, *loaded.model, kMemory), UsageError);
+  EXPECT_THROW(plan_engine(config, *loaded.model, kOnCpu, kMemory), UsageError);
+}
+
+TEST(MemoryPlan, AGpuReadsAndWritesMoreAtOnceWhereThereIsRoom) {
+  Model model;
+  model.config = published_config("qwen3-8b");
+  model.weight_bytes = uint64_t{5} << 30;
+  const auto plan = [&](double gigabytes) {
+    return plan_engine({}, model, kOnGpu, static_cast<uint64_t>(gigabytes * (1 << 30)));
+  };
+  const EngineOptions large = plan(80);
+  EXPECT_EQ(large.max_batch, 64);
+  EXPECT_EQ(large.prefill_chunk, 2048);
+  EXPECT_EQ(large.context_length, 32768);
+  EXPECT_EQ(large.kv_bytes, 8 * 1024 * KvCache::page_bytes(model.config, DType::kBF16));
+  // Weights, cache and work fill what there is; a pass of 2112 tokens takes more than a pass of 320.
+  const EngineOptions small = plan(12), smaller = plan(6.2);
+  EXPECT_EQ(small.prefill_chunk, 2048);
+  EXPECT_GT(small.kv_bytes, uint64_t{25} << 28);
+  EXPECT_LT(small.kv_bytes, uint64_t{27} << 28);
+  EXPECT_EQ(smaller.prefill_chunk, 256);
+  EXPECT_GT(smaller.kv_bytes, uint64_t{3} << 28);
+  EXPECT_THROW(plan(5.2), MachineError);
+  ServerConfig explicit_batch;
+  explicit_batch.max_batch = 2;
+  explicit_batch.prefill_chunk = 100;
+  const EngineOptions chosen = plan_engine(explicit_batch, model, kOnGpu, uint64_t{80} << 30);
+  EXPECT_EQ(chosen.prefill_chunk, 100);
+  EXPECT_EQ(chosen.kv_bytes, 2 * 1024 * KvCache::page_bytes(model.config, DType::kBF16));
 }
 
 }  // namespace
