@@ -51,6 +51,7 @@ struct Engine::Impl {
 
   // The engine's thread.
   void run();
+  void warm_up();
   void step();
   void drop_ended();
   void admit();
@@ -132,6 +133,7 @@ void Engine::Impl::stop(StopMode mode) {
 }
 
 void Engine::Impl::run() {
+  warm_up();
   for (;;) {
     {
       std::unique_lock lock(mutex);
@@ -157,6 +159,15 @@ void Engine::Impl::run() {
   waiting.clear();
   stats.queued = 0;
   stats.kv_pages_used = 0;
+}
+
+// What goes wrong here will go wrong again in the requests that need it, and is theirs then.
+void Engine::Impl::warm_up() {
+  try {
+    runner->warm_up(cache, options.prefill_chunk, options.max_batch);
+  } catch (const std::exception& error) {
+    spdlog::warn("warming up: {}", error.what());
+  }
 }
 
 void Engine::Impl::step() {

@@ -169,6 +169,9 @@ class StepRunner {
   virtual const float* row_of_last_top(int64_t /*row*/) { return nullptr; }
   // As run(), but the final hidden states, f32 [rows, C], in place of the logits. null: it cannot.
   virtual const float* run_hidden(KvCache&, std::span<const SequenceInput>) { return nullptr; }
+  // Passes over made-up tokens, up to those of a step, so that the first requests find memory grown, kernels
+  // loaded and products chosen. Borrows pages of the cache.
+  virtual void warm_up(KvCache&, int64_t /*prompt_tokens*/, int64_t /*sequences*/) {}
   // Where the KV cache goes.
   virtual Stream& stream() { return cpu_stream(); }
 };

@@ -14,6 +14,7 @@ std::vector<std::vector<float>> embeddings_of(const Device& device, const Json& 
   ServerConfig config = free_ports();
   config.context_length = 64;
   config.max_batch = 2;
+  config.prefill_chunk = 8;  // in pieces, and the emulator soon has warmed up
   const MiniService service(config, device);
   const Json answer = post(service.client(), "/v1/embeddings", {{"model", "mini"}, {"input", texts}});
   std::vector<std::vector<float>> vectors;

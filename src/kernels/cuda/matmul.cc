@@ -5,6 +5,7 @@
 #include <bit>
 #include <map>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "base/error.h"
@@ -49,6 +50,7 @@ class Products {
     cublasLtHandle_t handle = nullptr;
     check_cublas(cublasLtCreate(&handle), "cublasLtCreate", args);
     handle_.reset(handle);
+    bits_.emplace(stream, handle, workspace_.data());
   }
 
   void run(const MatmulArgs& args) {
@@ -97,10 +99,6 @@ class Products {
     product.choice->end(stream_.handle());
   }
 
-  bool is_same(const MatmulArgs& args, const MatmulAlgorithm& one, const MatmulAlgorithm& other) {
-    return gives_same_bits(stream_, handle_.get(), workspace_.data(), args, one, other);
-  }
-
   void find_choice(Product& product, const MatmulArgs& args) {
     product.has_looked_for_choice = true;
     const double operations = 2.0 * static_cast<double>(args.m) * static_cast<double>(args.n * args.k);
@@ -112,11 +110,12 @@ class Products {
     if (choice == nullptr) {
       choice = std::make_unique<MatmulChoice>(product.first);
       for (const MatmulAlgorithm& other : product.plan.algorithms(handle_.get(), kMostCandidates, args))
-        if (other.workspace_bytes == 0 && !choice->knows(other) && is_same(args, product.first, other))
+        if (other.workspace_bytes == 0 && !choice->knows(other) &&
+            bits_->are_same(args, product.first, other))
           choice->add(other);
       // They are cuBLASLt's choices for this very product.
       choice->for_each([&](const MatmulAlgorithm& algorithm) { product.takes.emplace(&algorithm, true); });
-    } else if (!choice->knows(product.first) && !is_same(args, choice->first(), product.first)) {
+    } else if (!choice->knows(product.first) && !bits_->are_same(args, choice->first(), product.first)) {
       return;  // its bits are those of its own first choice
     }
     product.choice = choice.get();
@@ -125,6 +124,7 @@ class Products {
   CudaStream& stream_;
   Buffer workspace_;
   CublasOwner<cublasLtHandle_t, cublasLtDestroy> handle_;
+  std::optional<MatmulBits> bits_;
   std::map<Key, std::unique_ptr<Product>> products_;
   std::map<Key, std::unique_ptr<MatmulChoice>> choices_;
 };

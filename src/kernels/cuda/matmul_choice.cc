@@ -1,7 +1,9 @@
 #include "kernels/cuda/matmul_choice.h"
 
 #include <algorithm>
+#include <functional>
 #include <limits>
+#include <string>
 
 #include "base/error.h"
 #include "base/random.h"
@@ -90,9 +92,10 @@ void MatmulChoice::forget_timings() {
   }
 }
 
-bool gives_same_bits(CudaStream& stream, cublasLtHandle_t handle, void* workspace, const MatmulArgs& like,
-                     const MatmulAlgorithm& one, const MatmulAlgorithm& other) {
-  ONGGI_CHECK(like.a.dtype == DType::kBF16);
+namespace {
+
+// The product that is tried in place of one like it.
+MatmulArgs test_like(const MatmulArgs& like) {
   MatmulArgs test = like;
   test.m = std::min(like.m, kTestRows);
   test.n = std::min(like.n, kTestColumns);
@@ -101,28 +104,50 @@ bool gives_same_bits(CudaStream& stream, cublasLtHandle_t handle, void* workspac
   test.a.stride = like.transpose_a == Transpose::kYes ? test.m : test.k;
   test.b.stride = like.transpose_b == Transpose::kYes ? test.k : test.n;
   test.d_stride = test.n;
+  return test;
+}
+
+}  // namespace
+
+bool MatmulBits::are_same(const MatmulArgs& like, const MatmulAlgorithm& one, const MatmulAlgorithm& other) {
+  ONGGI_CHECK(like.a.dtype == DType::kBF16);
+  const MatmulArgs test = test_like(like);
+  const Digest first = of(test, one);
+  return first.has_value() && first == of(test, other);
+}
+
+MatmulBits::Digest MatmulBits::of(const MatmulArgs& test, const MatmulAlgorithm& algorithm) {
+  const auto number = [](auto value) { return static_cast<int64_t>(value); };
+  std::array<int64_t, 12> key{
+      test.m, test.n, test.k, number(test.transpose_a), number(test.transpose_b), number(test.d_dtype)};
+  const auto configuration = algorithm.configuration();
+  std::copy(configuration.begin(), configuration.end(), key.begin() + 6);
+  const auto [found, is_new] = known_.try_emplace(key);
+  if (is_new) found->second = measure(test, algorithm);
+  return found->second;
+}
+
+MatmulBits::Digest MatmulBits::measure(const MatmulArgs& like, const MatmulAlgorithm& algorithm) {
+  MatmulArgs test = like;
   const auto a_bytes = static_cast<size_t>(dtype_bytes(test.a.dtype, test.m * test.k));
   const auto b_bytes = static_cast<size_t>(dtype_bytes(test.b.dtype, test.n * test.k));
   const auto d_bytes = static_cast<size_t>(dtype_bytes(test.d_dtype, test.m * test.n));
   const auto aligned = [](size_t bytes) { return (bytes + 255) / 256 * 256; };
-  if (aligned(a_bytes) + aligned(b_bytes) + d_bytes > kMatmulWorkspaceBytes) return false;
-  auto* a = static_cast<std::byte*>(workspace);
+  if (aligned(a_bytes) + aligned(b_bytes) + d_bytes > kMatmulWorkspaceBytes) return std::nullopt;
+  auto* a = static_cast<std::byte*>(workspace_);
   std::byte *b = a + aligned(a_bytes), *d = b + aligned(b_bytes);
   test.a.data = a;
   test.b.data = b;
   test.d = d;
   const MatmulPlan plan(test);
-  if (!plan.takes(handle, one) || !plan.takes(handle, other)) return false;
-  fill_with_noise(stream, a, a_bytes);
-  fill_with_noise(stream, b, b_bytes);
-  const auto product = [&](const MatmulAlgorithm& algorithm) {
-    stream.fill_zero(d, d_bytes);
-    plan.run(handle, algorithm, nullptr, stream.handle(), test);
-    std::vector<std::byte> result(d_bytes);
-    stream.copy_out(result.data(), d, d_bytes);
-    return result;
-  };
-  return product(one) == product(other);
+  if (!plan.takes(handle_, algorithm)) return std::nullopt;
+  fill_with_noise(stream_, a, a_bytes);
+  fill_with_noise(stream_, b, b_bytes);
+  stream_.fill_zero(d, d_bytes);
+  plan.run(handle_, algorithm, nullptr, stream_.handle(), test);
+  std::string result(d_bytes, '\0');
+  stream_.copy_out(result.data(), d, d_bytes);
+  return std::hash<std::string>{}(result);
 }
 
 }  // namespace onggi

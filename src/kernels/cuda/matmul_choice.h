@@ -9,6 +9,9 @@
 
 #include <cuda_runtime_api.h>
 
+#include <array>
+#include <cstdint>
+#include <map>
 #include <optional>
 #include <vector>
 
@@ -69,9 +72,25 @@ class MatmulChoice {
   std::optional<size_t> best_;
 };
 
-// Whether an algorithm gives the bits of another for random matrices with this product's k, transposes and
-// types. Waits for the stream. Works in `workspace`.
-bool gives_same_bits(CudaStream& stream, cublasLtHandle_t handle, void* workspace, const MatmulArgs& like,
-                     const MatmulAlgorithm& one, const MatmulAlgorithm& other);
+// What bits algorithms give for random matrices with a product's k, transposes and types: each is tried once,
+// for products of whatever other size.
+class MatmulBits {
+ public:
+  // Works in `workspace`.
+  MatmulBits(CudaStream& stream, cublasLtHandle_t handle, void* workspace)
+      : stream_(stream), handle_(handle), workspace_(workspace) {}
+  // Waits for the stream where one of them was not tried yet.
+  bool are_same(const MatmulArgs& like, const MatmulAlgorithm& one, const MatmulAlgorithm& other);
+
+ private:
+  using Digest = std::optional<uint64_t>;  // none where the algorithm does not serve
+  Digest of(const MatmulArgs& test, const MatmulAlgorithm& algorithm);
+  Digest measure(const MatmulArgs& test, const MatmulAlgorithm& algorithm);
+
+  CudaStream& stream_;
+  cublasLtHandle_t handle_;
+  void* workspace_;
+  std::map<std::array<int64_t, 12>, Digest> known_;
+};
 
 }  // namespace onggi
