@@ -51,7 +51,8 @@ struct Engine::Impl {
 
   // The engine's thread.
   void run();
-  void warm_up();
+  bool wait_for_work();
+  bool warm_up();
   void step();
   void drop_ended();
   void admit();
@@ -76,6 +77,8 @@ struct Engine::Impl {
   PrefixCache prefixes;
   std::vector<std::unique_ptr<Sequence>> active;  // in the order of admission
   uint64_t preemptions = 0;
+  int64_t warm_up_rounds = 0;
+  bool is_warm = false;
 
   mutable std::mutex mutex;  // guards what follows
   std::condition_variable wake;
@@ -133,13 +136,7 @@ void Engine::Impl::stop(StopMode mode) {
 }
 
 void Engine::Impl::run() {
-  warm_up();
-  for (;;) {
-    {
-      std::unique_lock lock(mutex);
-      wake.wait(lock, [&] { return stopping || !waiting.empty() || !active.empty(); });
-      if (stopping == StopMode::kCancel || (stopping && waiting.empty() && active.empty())) break;
-    }
+  while (wait_for_work()) {
     try {
       step();
     } catch (...) {
@@ -161,12 +158,29 @@ void Engine::Impl::run() {
   stats.kv_pages_used = 0;
 }
 
-// What goes wrong here will go wrong again in the requests that need it, and is theirs then.
-void Engine::Impl::warm_up() {
+// False: it is time to end. Warms up while there is nothing else to do.
+bool Engine::Impl::wait_for_work() {
+  // Who has just opened the engine is about to ask.
+  constexpr std::chrono::milliseconds kIdle{1000};
+  std::unique_lock lock(mutex);
+  const auto has_work = [&] { return stopping || !waiting.empty() || !active.empty(); };
+  for (auto patience = kIdle; !is_warm && !wake.wait_for(lock, patience, has_work); patience = {}) {
+    lock.unlock();
+    is_warm = !warm_up();
+    lock.lock();
+  }
+  wake.wait(lock, has_work);
+  return stopping != StopMode::kCancel && (!stopping || !waiting.empty() || !active.empty());
+}
+
+// Whether there is more of it. What goes wrong here will go wrong again in the requests that need it, and is
+// theirs then.
+bool Engine::Impl::warm_up() {
   try {
-    runner->warm_up(cache, options.prefill_chunk, options.max_batch);
+    return runner->warm_up(cache, warm_up_rounds++, options.prefill_chunk, options.max_batch);
   } catch (const std::exception& error) {
     spdlog::warn("warming up: {}", error.what());
+    return false;
   }
 }
 

@@ -169,9 +169,12 @@ class StepRunner {
   virtual const float* row_of_last_top(int64_t /*row*/) { return nullptr; }
   // As run(), but the final hidden states, f32 [rows, C], in place of the logits. null: it cannot.
   virtual const float* run_hidden(KvCache&, std::span<const SequenceInput>) { return nullptr; }
-  // Passes over made-up tokens, up to those of a step, so that the first requests find memory grown, kernels
-  // loaded and products chosen. Borrows pages of the cache.
-  virtual void warm_up(KvCache&, int64_t /*prompt_tokens*/, int64_t /*sequences*/) {}
+  // A pass over made-up tokens, up to those of a step, so that requests find memory grown, kernels loaded and
+  // products of that size chosen. Called in idle time with round = 0, 1, ...; false: there was nothing left
+  // to do. Borrows pages of the cache.
+  virtual bool warm_up(KvCache&, int64_t /*round*/, int64_t /*prompt_tokens*/, int64_t /*sequences*/) {
+    return false;
+  }
   // Where the KV cache goes.
   virtual Stream& stream() { return cpu_stream(); }
 };

@@ -1,5 +1,6 @@
 // The model in an engine: passes of infer() on one device.
 #include <algorithm>
+#include <bit>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -35,7 +36,7 @@ class ModelRunner : public StepRunner {
     if (!hidden_head_) hidden_head_.emplace(*model_, session_.compute());
     return infer(hidden_head_->model(), session_.compute(), cache, inputs, buffers_);
   }
-  void warm_up(KvCache& cache, int64_t prompt_tokens, int64_t sequences) override;
+  bool warm_up(KvCache& cache, int64_t round, int64_t prompt_tokens, int64_t sequences) override;
   Stream& stream() override { return session_.compute().stream(); }
 
  private:
@@ -45,26 +46,40 @@ class ModelRunner : public StepRunner {
   std::optional<HiddenHead> hidden_head_;
 };
 
-// The CPU has nothing to grow or load that takes long.
-void ModelRunner::warm_up(KvCache& cache, int64_t prompt_tokens, int64_t sequences) {
-  if (most_top_logits() == 0) return;
-  // One prompt of so many tokens beside answers that get one each, as far as the cache has pages.
-  const auto run = [&](int64_t tokens, int64_t answers) {
-    std::vector<KvSequence> places;
-    std::vector<SequenceInput> inputs;
-    places.reserve(static_cast<size_t>(answers) + 1);
-    const std::vector<int32_t> ids(static_cast<size_t>(std::min(tokens, cache.free_pages() * kKvPageTokens)));
-    const auto add = [&](std::span<const int32_t> some) {
-      if (!places.emplace_back(cache).reserve(static_cast<int64_t>(some.size()))) return;
+// Sizes of passes, the largest first, so that memory grows once. Products are chosen for each sixteenth of a
+// size (kernels/cuda/matmul.cc), down to passes that do without them.
+std::vector<int64_t> warm_up_sizes(int64_t most) {
+  constexpr int64_t kLeast = 64;
+  std::vector<int64_t> sizes;
+  for (int64_t size = most; size > kLeast;) {
+    sizes.push_back(size);
+    const int64_t step = static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(size - 1))) / 16;
+    size = (size - 1) / step * step;
+  }
+  sizes.push_back(1);
+  return sizes;
+}
+
+// The CPU has nothing to grow or choose that takes long.
+bool ModelRunner::warm_up(KvCache& cache, int64_t round, int64_t prompt_tokens, int64_t sequences) {
+  if (most_top_logits() == 0) return false;
+  const std::vector<int64_t> sizes =
+      warm_up_sizes(std::min(prompt_tokens, cache.free_pages() * kKvPageTokens));
+  if (round >= static_cast<int64_t>(sizes.size())) return false;
+  const std::vector<int32_t> ids(static_cast<size_t>(sizes[static_cast<size_t>(round)]));
+  std::vector<KvSequence> places;
+  std::vector<SequenceInput> inputs;
+  places.reserve(static_cast<size_t>(sequences));
+  const auto add = [&](std::span<const int32_t> some) {
+    if (places.emplace_back(cache).reserve(static_cast<int64_t>(some.size())))
       inputs.push_back({&places.back(), some});
-    };
-    add(ids);
-    for (int64_t i = 0; i < answers; ++i) add(std::span(ids).first(1));
-    run_top(cache, inputs, kMaxTopLogits, {});
   };
-  run(prompt_tokens, sequences - 1);  // the largest first: memory grows once
-  for (const int64_t tokens : {512, 128, 1})
-    if (tokens < prompt_tokens) run(tokens, 0);
+  add(ids);
+  if (inputs.empty()) return false;
+  // The first beside as many answers as there may be.
+  for (int64_t i = 1; round == 0 && i < sequences; ++i) add(std::span(ids).first(1));
+  run_top(cache, inputs, kMaxTopLogits, {});
+  return true;
 }
 
 }  // namespace

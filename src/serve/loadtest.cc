@@ -78,7 +78,7 @@ LoadTestResult run_load_test(const LoadTestOptions& options) {
   const Stopwatch watch;
   std::vector<std::thread> users;
   for (int64_t user = 0; user < options.users; ++user)
-    users.emplace_back([&] {
+    users.emplace_back([&, user] {
       const ServiceAddress address = address_of(options);
       const auto client = make_client(address);
       Random random(seed, static_cast<uint64_t>(user));

@@ -431,6 +431,35 @@ TEST(Engine, ManyThreadsSubmitAndCancel) {
   EXPECT_EQ(stats.finished[static_cast<size_t>(FinishReason::kError)], 0u);
 }
 
+// Round by round, while nobody asks; and never again once all is done or something went wrong.
+TEST(Engine, WarmsUpInIdleTime) {
+  for (const bool fails : {false, true}) {
+    std::atomic<int64_t> rounds{0};
+    std::latch in_second_round(1), asked(1);
+    auto runner = std::make_unique<FakeRunner>(tiny_config(), hash_of);
+    runner->on_warm_up = [&](int64_t round) {
+      EXPECT_EQ(round, rounds++);
+      if (round == 1) {
+        in_second_round.count_down();
+        asked.wait();
+      }
+      if (round == 3 && fails) throw MachineError("out of memory");
+      return round < 3;
+    };
+    EngineOptions options;
+    options.kv_dtype = DType::kF32;
+    Engine engine(tiny_config(), tokenizer(), std::move(runner), options);
+    in_second_round.wait();
+    Ticket ticket = engine.submit(request(prompt_of(70, 5), 40));
+    asked.count_down();
+    EXPECT_EQ(ids_of(wait_for(std::move(ticket))), expected_ids(prompt_of(70, 5), 40));
+    EXPECT_EQ(rounds, 2) << "work comes first";
+    while (rounds < 4) std::this_thread::sleep_for(milliseconds(1));
+    EXPECT_EQ(ids_of(wait_for(engine.submit(request(prompt_of(7, 5), 4)))), expected_ids(prompt_of(7, 5), 4));
+    EXPECT_EQ(idle_stats(engine).steps, 44U) << "rounds are no steps";
+  }
+}
+
 TEST(Engine, RefusesOptionsThatCannotWork) {
   const ModelConfig config = tiny_config();
   const auto build = [&](EngineOptions options) {

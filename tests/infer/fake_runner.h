@@ -49,7 +49,11 @@ class FakeRunner : public StepRunner {
     });
   }
 
-  std::function<void(std::span<const SequenceInput>)> before_run;  // called on the engine's thread
+  bool warm_up(KvCache&, int64_t round, int64_t, int64_t) override { return on_warm_up && on_warm_up(round); }
+
+  // Called on the engine's thread.
+  std::function<void(std::span<const SequenceInput>)> before_run;
+  std::function<bool(int64_t)> on_warm_up;
 
  private:
   template <typename RowOf>
