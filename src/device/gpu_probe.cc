@@ -4,6 +4,7 @@
 #include <dlfcn.h>
 
 #include <array>
+#include <cstdlib>
 
 #include "base/text.h"
 #include "device/machine.h"
@@ -14,6 +15,7 @@ namespace {
 
 using CudaDevice = int;
 constexpr int kSuccess = 0;                  // CUDA_SUCCESS, NVML_SUCCESS
+constexpr int kNoDevice = 100;               // CUDA_ERROR_NO_DEVICE
 constexpr int kComputeCapabilityMajor = 75;  // CUdevice_attribute
 constexpr int kComputeCapabilityMinor = 76;
 constexpr size_t kNameSize = 256;
@@ -95,6 +97,13 @@ GpuDescription describe_gpu(const Library& cuda, const Nvml& nvml, CudaDevice de
   return gpu;
 }
 
+std::string no_gpu() {
+  const char* visible = std::getenv("CUDA_VISIBLE_DEVICES");
+  if (visible == nullptr) return text("the NVIDIA driver shows no GPU");
+  return text("CUDA_VISIBLE_DEVICES is \"{}\", which leaves no GPU to be seen (unset it, or name one)",
+              visible);
+}
+
 }  // namespace
 
 GpuSystem describe_gpus(const GpuLibraries& libraries) {
@@ -108,7 +117,8 @@ GpuSystem describe_gpus(const GpuLibraries& libraries) {
   const Nvml nvml(libraries.nvml);
   system.driver_version = nvml.driver_version();
   if (const int status = cuda.call("cuInit", 0U); status != kSuccess) {
-    system.problem = text("the NVIDIA driver does not start (cuInit returns {})", status);
+    system.problem =
+        status == kNoDevice ? no_gpu() : text("the NVIDIA driver does not start (cuInit returns {})", status);
     return system;
   }
   int count = 0;
@@ -119,7 +129,7 @@ GpuSystem describe_gpus(const GpuLibraries& libraries) {
       system.gpus.push_back(describe_gpu(cuda, nvml, device));
     }
   }
-  if (system.gpus.empty()) system.problem = text("the NVIDIA driver shows no GPU");
+  if (system.gpus.empty()) system.problem = no_gpu();
   return system;
 }
 

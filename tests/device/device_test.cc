@@ -107,11 +107,24 @@ TEST(Gpus, WithoutNvmlTheRestIsStillThere) {
 }
 
 TEST(Gpus, ADriverThatDoesNotStartIsAProblem) {
-  setenv("ONGGI_FAKE_CUDA_BROKEN", "1", 1);
+  setenv("ONGGI_FAKE_CUDA_INIT", "999", 1);
   const GpuSystem system = describe_gpus(kFake);
-  unsetenv("ONGGI_FAKE_CUDA_BROKEN");
+  unsetenv("ONGGI_FAKE_CUDA_INIT");
   EXPECT_TRUE(system.gpus.empty());
   EXPECT_THAT(system.problem, HasSubstr("999"));
+}
+
+// As the driver answers where CUDA_VISIBLE_DEVICES hides all GPUs, or there are none.
+TEST(Gpus, HiddenOnesAreAProblemThatIsNamed) {
+  setenv("ONGGI_FAKE_CUDA_INIT", "100", 1);
+  setenv("CUDA_VISIBLE_DEVICES", "", 1);
+  const GpuSystem hidden = describe_gpus(kFake);
+  unsetenv("CUDA_VISIBLE_DEVICES");
+  const GpuSystem none = describe_gpus(kFake);
+  unsetenv("ONGGI_FAKE_CUDA_INIT");
+  EXPECT_TRUE(hidden.gpus.empty());
+  EXPECT_THAT(hidden.problem, HasSubstr("CUDA_VISIBLE_DEVICES is \"\""));
+  EXPECT_EQ(none.problem, "the NVIDIA driver shows no GPU");
 }
 
 TEST(SelectDevice, WithoutAGpuAutoIsTheCpuAndSaysWhy) {

@@ -1,5 +1,6 @@
 // A stand-in for libcuda.so.1 and libnvidia-ml.so.1 with two GPUs, numbered differently by the two libraries,
-// as real ones do. ONGGI_FAKE_CUDA_VERSION in the environment sets the driver's CUDA version.
+// as real ones do. ONGGI_FAKE_CUDA_VERSION in the environment sets the driver's CUDA version,
+// ONGGI_FAKE_CUDA_INIT what cuInit returns.
 #include <cstdlib>
 #include <cstring>
 
@@ -11,7 +12,10 @@ constexpr const char* kBusIds[] = {"0000:0A:00.0", "0000:0B:00.0"};
 
 extern "C" {
 
-int cuInit(unsigned) { return std::getenv("ONGGI_FAKE_CUDA_BROKEN") != nullptr ? 999 : 0; }
+int cuInit(unsigned) {
+  const char* status = std::getenv("ONGGI_FAKE_CUDA_INIT");
+  return status == nullptr ? 0 : std::atoi(status);
+}
 int cuDriverGetVersion(int* version) {
   const char* given = std::getenv("ONGGI_FAKE_CUDA_VERSION");
   *version = given == nullptr ? 12080 : std::atoi(given);
