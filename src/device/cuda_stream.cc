@@ -1,6 +1,7 @@
 #include "device/cuda_stream.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <string>
 
 #include "base/error.h"
@@ -20,6 +21,21 @@ size_t rounded_up(size_t bytes) {
 
 std::string mebibytes(uint64_t bytes) {
   return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / 1048576);
+}
+
+// The card's compute capability, or a lower one that the environment asks for: so that the kernels for older
+// cards can be tried on a newer one.
+int assumed_capability(int own) {
+  const char* asked = std::getenv("ONGGI_COMPUTE_CAPABILITY");
+  const int lower = asked == nullptr ? own : std::atoi(asked);
+  return lower >= kMinimumComputeCapability ? std::min(lower, own) : own;
+}
+
+// Shared memory that a block may have: CUDA C++ programming guide, technical specifications per compute
+// capability.
+size_t most_shared_bytes(int capability) {
+  const bool is_large = capability >= 90, is_middle = capability == 80 || capability == 87;
+  return size_t{is_large ? 227U : is_middle ? 163U : 99U} << 10;
 }
 
 int attribute(int device_index, cudaDeviceAttr name) {
@@ -70,14 +86,16 @@ CudaStream::CudaStream(int device_index) {
   cudaDeviceProp properties{};
   check_cuda(cudaGetDeviceProperties(&properties, device_index), "cudaGetDeviceProperties", kOpening);
   device_ = {DeviceKind::kCuda, device_index, properties.name};
-  compute_capability_ = 10 * properties.major + properties.minor;
+  compute_capability_ = assumed_capability(10 * properties.major + properties.minor);
   if (compute_capability_ < kMinimumComputeCapability) {
     throw MachineError(text(
         "The GPU {} has compute capability {}.{} and Onggi needs {}.{}: set device = \"cpu\".", device_.name,
         properties.major, properties.minor, kMinimumComputeCapability / 10, kMinimumComputeCapability % 10));
   }
   multiprocessors_ = attribute(device_index, cudaDevAttrMultiProcessorCount);
-  max_shared_bytes_ = static_cast<size_t>(attribute(device_index, cudaDevAttrMaxSharedMemoryPerBlockOptin));
+  max_shared_bytes_ =
+      std::min(static_cast<size_t>(attribute(device_index, cudaDevAttrMaxSharedMemoryPerBlockOptin)),
+               most_shared_bytes(compute_capability_));
   check_cuda(cudaStreamCreateWithFlags(&handle_, cudaStreamNonBlocking), "cudaStreamCreate", kOpening);
   staging_ = std::make_unique<CudaStaging>(handle_);
 }

@@ -2,7 +2,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <numeric>
+#include <string>
 #include <vector>
 
 #include "base/error.h"
@@ -32,6 +34,22 @@ TEST(CudaStream, CopiesOfEverySizeArriveAndTheirSourceCanBeReused) {
     stream.copy_out(got.data(), second.data(), bytes);
     EXPECT_TRUE(got == values) << bytes;
   }
+}
+
+TEST(CudaStream, IsOfAnOlderCardWhereTheEnvironmentAsksForIt) {
+  const char* before = std::getenv("ONGGI_COMPUTE_CAPABILITY");
+  const std::string kept = before == nullptr ? "" : before;
+  const auto capability_under = [](const char* value) {
+    setenv("ONGGI_COMPUTE_CAPABILITY", value, 1);
+    return CudaStream(0).compute_capability();
+  };
+  const int own = capability_under("");
+  EXPECT_GE(own, 80);
+  EXPECT_EQ(capability_under("80"), 80);
+  EXPECT_EQ(capability_under("75"), own) << "no kernels for it";
+  EXPECT_EQ(capability_under("999"), own) << "newer than it is";
+  before == nullptr ? unsetenv("ONGGI_COMPUTE_CAPABILITY")
+                    : setenv("ONGGI_COMPUTE_CAPABILITY", kept.c_str(), 1);
 }
 
 TEST(CudaStream, ManySmallCopiesGoAroundTheRing) {
