@@ -62,4 +62,10 @@ std::string bytes_text(double bytes) {
   return fmt::format("{:.{}f} {}", bytes, unit > 0 && bytes < 99.95 ? 1 : 0, units[unit]);
 }
 
+std::string count_text(double count) {
+  if (count >= 1e9) return fmt::format("{:.1f} B", count / 1e9);
+  if (count >= 1e6) return fmt::format("{:.1f} M", count / 1e6);
+  return fmt::format("{:.0f}", count);
+}
+
 }  // namespace onggi

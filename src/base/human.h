@@ -12,5 +12,7 @@ size_t display_width(std::string_view utf8);
 
 // "1.5 GB" (10^9), "312 kB".
 std::string bytes_text(double bytes);
+// "8.2 B" (10^9), "16.3 M", "4711".
+std::string count_text(double count);
 
 }  // namespace onggi

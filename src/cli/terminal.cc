@@ -126,7 +126,7 @@ Progress::~Progress() {
 }
 
 std::string Progress::amount(double value) const {
-  return unit_ == ProgressUnit::kBytes ? bytes_text(value) : fmt::format("{:.0f}", value);
+  return unit_ == ProgressUnit::kBytes ? bytes_text(value) : count_text(value);
 }
 
 std::string Progress::line(double seconds, std::string_view detail) const {
@@ -144,8 +144,8 @@ std::string Progress::line(double seconds, std::string_view detail) const {
   }
   const double rate = seconds > 0 ? static_cast<double>(done_ - std::min(done_, already_)) / seconds : 0;
   if (rate > 0) {
-    out += unit_ == ProgressUnit::kBytes ? fmt::format("  {}/s", bytes_text(rate))
-                                         : fmt::format("  {:.2f}/s", rate);
+    const bool is_slow = unit_ == ProgressUnit::kItems && rate < 100;
+    out += is_slow ? fmt::format("  {:.2f}/s", rate) : fmt::format("  {}/s", amount(rate));
     if (done_ < total_) out += "  " + text("{} left", duration_text((total - done) / rate));
   }
   if (total_ > 0 && done_ >= total_) out += "  " + duration_text(seconds);

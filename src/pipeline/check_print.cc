@@ -1,6 +1,7 @@
 // The report of stage 0 as text for people and as JSON.
 #include <nlohmann/json.hpp>
 
+#include "base/human.h"
 #include "base/text.h"
 #include "pipeline/check.h"
 #include "pipeline/text_table.h"
@@ -15,11 +16,6 @@ using Rows = std::vector<std::vector<std::string>>;
 std::string gigabytes(uint64_t bytes) {
   const double gb = static_cast<double>(bytes) / 1e9;
   return gb < 10 ? fmt::format("{:.1f} GB", gb) : fmt::format("{:.0f} GB", gb);
-}
-
-std::string parameters_text(uint64_t count) {
-  return count >= 1'000'000'000 ? fmt::format("{:.1f} B", static_cast<double>(count) / 1e9)
-                                : fmt::format("{:.1f} M", static_cast<double>(count) / 1e6);
 }
 
 std::string joined(const std::vector<std::string>& words) {
@@ -209,8 +205,8 @@ std::string CheckReport::to_text() const {
          align_rows(verdict_table(*this), 2);
   if (!plan) return out + "\n" + plan_problem + "\n";
   out += "\n" +
-         text("The plan for {} ({} parameters, {})", plan->model, parameters_text(plan->size.parameters),
-              plan->origin) +
+         text("The plan for {} ({} parameters, {})", plan->model,
+              count_text(static_cast<double>(plan->size.parameters)), plan->origin) +
          "\n" + align_rows(plan_table(*plan), 2);
   if (plan->training) out += "\n" + text("Training here: {}", plan->training->strategy_text()) + "\n";
   return out;

@@ -55,6 +55,9 @@ TEST(Terminal, WritesAmountsForPeople) {
   EXPECT_EQ(bytes_text(1500), "1.5 kB");
   EXPECT_EQ(bytes_text(123'456'789), "123 MB");
   EXPECT_EQ(bytes_text(5e9), "5.0 GB");
+  EXPECT_EQ(count_text(4711), "4711");
+  EXPECT_EQ(count_text(16'258'560), "16.3 M");
+  EXPECT_EQ(count_text(8.19e9), "8.2 B");
   EXPECT_EQ(duration_text(4.21), "4.2 s");
   EXPECT_EQ(duration_text(185), "3:05");
   EXPECT_EQ(duration_text(3723), "1:02:03");
@@ -74,6 +77,17 @@ TEST(Progress, IsAPlainLineOffATerminal) {
   EXPECT_EQ(text.find('\r'), std::string::npos);
   EXPECT_NE(text.find("merge 100 %  2.0 MB / 2.0 MB"), std::string::npos) << text;
   EXPECT_NE(text.find("layer"), std::string::npos) << text;
+}
+
+TEST(Progress, CountsAreReadable) {
+  const Captured captured;
+  {
+    const Terminal terminal(captured.stream());
+    Progress progress(terminal, "weights", ProgressUnit::kItems, 16'258'560);
+    progress.update(16'258'560, "");
+    progress.finish();
+  }
+  EXPECT_NE(captured.text().find("weights 100 %  16.3 M / 16.3 M"), std::string::npos) << captured.text();
 }
 
 }  // namespace
