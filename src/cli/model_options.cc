@@ -64,6 +64,7 @@ std::unique_ptr<Engine> single_engine(const OpenModel& model, Precision precisio
   options.context_length = std::clamp<int64_t>(context, 2, config.max_position_embeddings);
   options.max_batch = 1;
   options.kv_dtype = precision == Precision::kF32 ? DType::kF32 : DType::kBF16;
+  options.prefill_chunk = usual_prefill_chunk(model.device->device().kind);
   options.precision = precision;
   return std::make_unique<Engine>(config, model.loaded.tokenizer,
                                   make_runner(model.loaded.model, *model.device, *model.threads, precision),

@@ -122,14 +122,20 @@ class StoppedError : public MachineError {
   using MachineError::MachineError;
 };
 
+// Prompt tokens of a step that suit a device. The more, the less often the weights are gone through, and the
+// longer those wait who already read their answers: on a GPU as many as make the products' time, not the
+// weights', what a step takes.
+constexpr int64_t usual_prefill_chunk(DeviceKind device) { return device == DeviceKind::kCuda ? 2048 : 256; }
+
 struct EngineOptions {
   int64_t context_length = 0;  // tokens of prompt and answer; 0: the model's max_position_embeddings
   int64_t max_batch = 8;       // sequences in work at once
   DType kv_dtype = DType::kBF16;
   uint64_t kv_bytes = 0;  // memory of the KV cache; 0: max_batch whole contexts. At least one context is
                           // needed (MachineError otherwise)
-  int64_t prefill_chunk = 256;  // prompt tokens per step, all sequences together
-  int64_t max_queue = 64;       // requests that wait
+  // Prompt tokens per step, all sequences together.
+  int64_t prefill_chunk = usual_prefill_chunk(DeviceKind::kCpu);
+  int64_t max_queue = 64;  // requests that wait
   Precision precision = Precision::kFast;
 };
 

@@ -10,9 +10,6 @@ namespace {
 constexpr int64_t kAutoContexts = 8;  // whole ones, in the KV cache
 constexpr int64_t kLongestAutoContext = 32768;
 constexpr int64_t kShortestAutoContext = 512;
-// Prompt tokens of a step. The more, the less often the weights are gone through, and the longer those wait
-// who already read their answers: on a GPU until the products' time, not the weights', is what a step takes.
-constexpr int64_t kAutoChunkOnCpu = 256, kAutoChunkOnGpu = 2048;
 
 // What passes take besides weights and KV cache.
 uint64_t work_bytes(const Model& model, const ActivationFormat& format, const EngineOptions& options) {
@@ -57,9 +54,10 @@ EngineOptions plan_engine(const ServerConfig& server, const Model& model, const 
              *server.context_length, config.max_position_embeddings));
 
   const uint64_t rest = memory_bytes - std::min(memory_bytes, model.weight_bytes);
-  options.prefill_chunk = server.prefill_chunk.value_or(on_gpu ? kAutoChunkOnGpu : kAutoChunkOnCpu);
+  options.prefill_chunk = server.prefill_chunk.value_or(usual_prefill_chunk(format.device));
   // A card that the weights nearly fill has better uses for its memory.
-  while (!server.prefill_chunk && options.prefill_chunk > kAutoChunkOnCpu &&
+  constexpr int64_t kLeastChunk = usual_prefill_chunk(DeviceKind::kCpu);
+  while (!server.prefill_chunk && options.prefill_chunk > kLeastChunk &&
          work_bytes(model, format, options) > rest / 4)
     options.prefill_chunk /= 2;
   const uint64_t budget = rest - std::min(rest, work_bytes(model, format, options));
