@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/text.h"
+#include "cli/terminal.h"
 
 namespace onggi {
 namespace {
@@ -25,12 +26,10 @@ std::optional<std::vector<std::string>> parts_of(const std::string& sentence, co
 
 // A sentence without the end of what somebody put into it: a whole text given as an argument, say. The
 // library's regular expressions need stack for each character.
-std::string shortened(std::string sentence) {
-  constexpr size_t kMost = 500;  // bytes
-  if (sentence.size() <= kMost) return sentence;
-  size_t end = kMost;
-  while (end > 0 && (static_cast<unsigned char>(sentence[end]) & 0xC0) == 0x80) --end;  // within a character
-  return sentence.substr(0, end) + "...";
+std::string shortened(const std::string& sentence) {
+  constexpr size_t kColumns = 300;
+  std::string beginning = fit_columns(sentence, kColumns);
+  return beginning.size() == sentence.size() ? sentence : beginning + "...";
 }
 
 std::string explain_missing(const std::string& what) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/text.h"
+#include "infer/work_memory.h"
 
 namespace onggi {
 namespace {
@@ -10,25 +11,6 @@ namespace {
 constexpr int64_t kAutoContexts = 8;  // whole ones, in the KV cache
 constexpr int64_t kLongestAutoContext = 32768;
 constexpr int64_t kShortestAutoContext = 512;
-
-// What passes take besides weights and KV cache.
-uint64_t work_bytes(const Model& model, const ActivationFormat& format, const EngineOptions& options) {
-  // On the CPU activations, logits and threads: measured on models up to 0.6B, generous.
-  constexpr uint64_t kOnCpu = uint64_t{512} << 20;
-  if (format.device == DeviceKind::kCpu) return kOnCpu;
-  const ModelConfig& c = model.config;
-  const InferenceShape shape{.tokens = options.prefill_chunk + options.max_batch,
-                             .rows = options.max_batch,
-                             .rank = model.adapter ? model.adapter->rank() : 0};
-  // Of kernels: the largest weight as bf16, the products' own, and partial results of attention.
-  const auto widest = static_cast<uint64_t>(std::max({c.hidden_size, c.q_size(), c.intermediate_size}));
-  const uint64_t dequantized =
-      sizeof(uint16_t) * widest * static_cast<uint64_t>(c.hidden_size + format.row_padding);
-  constexpr uint64_t kPartialResults = uint64_t{64} << 20;
-  const uint64_t hidden_head = sizeof(uint16_t) * static_cast<uint64_t>(c.hidden_size * c.hidden_size);
-  return InferenceBuffers::bytes_for(c, format, shape) + dequantized + format.workspace_bytes +
-         kPartialResults + hidden_head;
-}
 
 uint64_t bytes_of(const ModelConfig& config, int64_t tokens, DType dtype) {
   const int64_t pages = (tokens + kKvPageTokens - 1) / kKvPageTokens;

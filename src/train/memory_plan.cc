@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "base/text.h"
+#include "model/product_memory.h"
 
 namespace onggi {
 namespace {
@@ -15,13 +16,11 @@ constexpr double kMiB = 1024.0 * 1024.0;
 // (kernels/ops/context.h); on a GPU of one op (CudaStream::scratch).
 uint64_t scratch_bytes(const TrainingNeeds& needs, int64_t tokens) {
   const ModelConfig& c = needs.model;
-  const auto widest = static_cast<uint64_t>(std::max({c.hidden_size, c.q_size(), c.intermediate_size}));
   if (needs.format.device == DeviceKind::kCuda) {
-    // The largest weight as bf16; sums of the adapters' gradients, up to a quarter of those of gate and up.
-    const auto columns = static_cast<uint64_t>(c.hidden_size + needs.format.row_padding);
-    const auto sums = static_cast<uint64_t>(tokens * c.intermediate_size);
-    return widest * columns * sizeof(uint16_t) + sums + needs.format.workspace_bytes;
+    // Beside the products, sums of the adapters' gradients, up to a quarter of those of gate and up.
+    return product_bytes(c, needs.format) + static_cast<uint64_t>(tokens * c.intermediate_size);
   }
+  const auto widest = static_cast<uint64_t>(std::max({c.hidden_size, c.q_size(), c.intermediate_size}));
   const uint64_t tile_rows = 512;
   return static_cast<uint64_t>(needs.threads) * tile_rows * widest * sizeof(float) +
          static_cast<uint64_t>(tokens) * widest * sizeof(float);
