@@ -30,7 +30,7 @@ namespace {
 
 constexpr int64_t kHidden = 4096, kQuery = 4096, kKey = 1024, kFfn = 12288, kVocabulary = 151936;
 constexpr int kLayers = 36;
-constexpr int64_t kMostTokens = 64;
+constexpr int64_t kMostTokens = 192;
 
 struct Recipe {
   std::string name;

@@ -25,6 +25,8 @@ using testing_ops::Weight;
 
 constexpr DType kBlockDTypes[] = {DType::kQ4_K, DType::kQ5_K, DType::kQ6_K, DType::kQ8_0,
                                   DType::kQ4_0, DType::kQ2_K, DType::kQ3_K};
+// Beyond 64 tokens plain weights are left to others.
+bool takes(DType dtype, int64_t tokens) { return is_quantized(dtype) || tokens <= 64; }
 constexpr DType kDTypes[] = {DType::kQ4_K, DType::kQ5_K, DType::kQ6_K, DType::kQ8_0, DType::kQ4_0,
                              DType::kQ2_K, DType::kQ3_K, DType::kNF4,  DType::kBF16, DType::kF16};
 
@@ -292,13 +294,28 @@ class FewTokenRun {
     }
     const Adapter& adapter = adapters_[member];
     for (int64_t r = 0; r < adapter.rank; ++r) {
-      double u = 0;
-      for (int64_t k = 0; k < c_.columns; ++k) u += x[k] * adapter.a[static_cast<size_t>(r * c_.columns + k)];
-      const double term = adapter.scale * u * adapter.b[static_cast<size_t>(n * adapter.rank + r)];
-      expected.value += term;
-      expected.tolerance += std::ldexp(std::abs(term), -18) + 1e-6;
+      const float* a = adapter.a.data() + r * c_.columns;
+      const double b = adapter.scale * adapter.b[static_cast<size_t>(n * adapter.rank + r)];
+      double u = 0, squares_of_u = 0;
+      for (int64_t k = 0; k < c_.columns; ++k) {
+        u += x[k] * a[k];
+        squares_of_u += std::pow(x[k] * a[k], 2);
+      }
+      expected.value += b * u;
+      expected.tolerance += std::ldexp(std::abs(b * u), -18) + 1e-6;
+      if (c_.precision == Precision::kF32) continue;
+      // A, x, u and B become tf32, which err by 2^-11 of themselves at most.
+      const double unit = std::hypot(x_unit(DType::kNF4), std::ldexp(1.0, -11));
+      expected.tolerance +=
+          6 * std::abs(b) * unit * std::sqrt(squares_of_u / 3) + std::ldexp(std::abs(b * u), -10);
     }
     return expected;
+  }
+
+  // What the rounding of activations to operands does to them, relative.
+  double x_unit(DType dtype) const {
+    const bool exact = !c_.norm && c_.x_dtype == DType::kBF16;
+    return exact ? 0 : std::ldexp(1.0, dtype == DType::kBF16 ? -9 : -12);
   }
 
   // The variance of what the rounding of operands does to a sum, errors being evenly spread up to half of a
@@ -309,8 +326,7 @@ class FewTokenRun {
   double operand_variance(size_t member, const double* x, const float* w, double largest) const {
     const DType dtype = c_.dtypes[member];
     const bool plain = dtype == DType::kBF16 || dtype == DType::kF16;
-    const bool exact_x = !c_.norm && c_.x_dtype == DType::kBF16;
-    const double x_unit = exact_x ? 0 : std::ldexp(1.0, dtype == DType::kBF16 ? -9 : -12);
+    const double x_unit = this->x_unit(dtype);
     const double w_unit = plain ? 0 : std::ldexp(1.0, -12);
     double variance = 0;
     for (int64_t begin = 0; begin < c_.columns; begin += 32) {
@@ -350,8 +366,9 @@ int64_t smallest_columns(DType dtype) {
 
 TEST(FewToken, EveryDTypeForAllNumbersOfTokens) {
   for (const DType dtype : kDTypes)
-    for (const int64_t tokens : {1, 2, 3, 5, 8, 13, 32, 64})
-      expect_close({.dtypes = {dtype}, .rows = {37}, .columns = 512, .tokens = tokens});
+    for (const int64_t tokens : {1, 2, 3, 5, 8, 13, 32, 64, 128})
+      if (takes(dtype, tokens))
+        expect_close({.dtypes = {dtype}, .rows = {37}, .columns = 512, .tokens = tokens});
 }
 
 TEST(FewToken, ColumnsThatAreNoWholeTiles) {
@@ -368,13 +385,14 @@ TEST(FewToken, ColumnsThatAreNoWholeTiles) {
 TEST(FewToken, ByWarpgroupsAndByWarps) {
   for (const int fewest : {1, 1000})
     for (const DType dtype : kDTypes)
-      for (const int64_t tokens : {17, 33})
-        expect_close({.dtypes = {dtype},
-                      .rows = {100},
-                      .columns = 768,
-                      .tokens = tokens,
-                      .residual = true,
-                      .fewest_wgmma_tokens = fewest});
+      for (const int64_t tokens : {17, 33, 70})
+        if (takes(dtype, tokens))
+          expect_close({.dtypes = {dtype},
+                        .rows = {100},
+                        .columns = 768,
+                        .tokens = tokens,
+                        .residual = true,
+                        .fewest_wgmma_tokens = fewest});
   for (const int64_t tokens : {1, 4, 8})
     expect_close({.dtypes = {DType::kQ4_K, DType::kQ6_K},
                   .rows = {64, 20},
@@ -386,7 +404,7 @@ TEST(FewToken, ByWarpgroupsAndByWarps) {
 
 TEST(FewToken, MoreTokensThanALaunchTakes) {
   for (const DType dtype : {DType::kQ4_K, DType::kNF4})
-    expect_close({.dtypes = {dtype}, .rows = {20}, .columns = 256, .tokens = 71, .residual = true});
+    expect_close({.dtypes = {dtype}, .rows = {20}, .columns = 256, .tokens = 150, .residual = true});
 }
 
 TEST(FewToken, GroupsOfMixedDTypesWithNormAndAdapters) {
@@ -424,8 +442,59 @@ TEST(FewToken, ResidualAndPaddedRows) {
 }
 
 TEST(FewToken, RanksThatAreReadInSeveralTurns) {
-  for (const int64_t rank : {20, 36, 64})
-    expect_close({.dtypes = {DType::kQ4_K}, .rows = {43}, .columns = 512, .tokens = 2, .rank = rank});
+  for (const int64_t tokens : {2, 6, 20, 64})
+    for (const int64_t rank : {20, 36, 64})
+      expect_close({.dtypes = {DType::kQ4_K}, .rows = {43}, .columns = 512, .tokens = tokens, .rank = rank});
+}
+
+// The adapters of products with operands: by warps, by warpgroups and by pairs of warps, whose parts of the
+// columns meet in memory or within a cluster; more ranks than one turn takes, of members of their own, and
+// rows that are no whole tiles.
+TEST(FewToken, AdaptersBesideOperands) {
+  for (const int fewest : {9, 1000})
+    for (const int64_t tokens : {3, 8, 9, 16, 25, 64, 90})
+      for (const int64_t rank : {16, 5, 24}) {
+        expect_close({.dtypes = {DType::kNF4, DType::kNF4, DType::kNF4},
+                      .rows = {70, 16, 31},
+                      .columns = 2048,
+                      .tokens = tokens,
+                      .x_dtype = DType::kF32,
+                      .norm = true,
+                      .rank = rank,
+                      .fewest_wgmma_tokens = fewest});
+        if (takes(DType::kBF16, tokens))
+          expect_close({.dtypes = {DType::kBF16},
+                        .rows = {150},
+                        .columns = 776,
+                        .tokens = tokens,
+                        .out_dtype = DType::kBF16,
+                        .residual = true,
+                        .rank = rank,
+                        .fewest_wgmma_tokens = fewest});
+        expect_close({.dtypes = {DType::kQ4_K, DType::kQ4_K},
+                      .rows = {45, 45},
+                      .columns = 768,
+                      .tokens = tokens,
+                      .out_dtype = DType::kBF16,
+                      .norm = true,
+                      .rank = rank,
+                      .gated = Gated::kYes,
+                      .fewest_wgmma_tokens = fewest});
+      }
+}
+
+// Activations of which nothing is left have no factor to divide by.
+TEST(FewToken, AdaptersOfActivationsThatAreNothing) {
+  for (const int fewest : {9, 1000})
+    for (const int64_t tokens : {3, 12})
+      expect_close({.dtypes = {DType::kNF4},
+                    .rows = {33},
+                    .columns = 512,
+                    .tokens = tokens,
+                    .x_dtype = DType::kF32,
+                    .rank = 16,
+                    .x_size = 0,
+                    .fewest_wgmma_tokens = fewest});
 }
 
 // One or two tokens: up to rank 32, in fours, blocks bring rows of B and u along; others read them where they
@@ -476,7 +545,7 @@ TEST(FewToken, LongRowsOfOneAndTwoTokens) {
 
 // Several slices of K, with a norm that no block sees whole, and rows enough for several steps of a block.
 TEST(FewToken, LongRowsInSlices) {
-  for (const int64_t tokens : {1, 3, 10, 24, 64})
+  for (const int64_t tokens : {1, 3, 10, 24, 64, 120})
     expect_close({.dtypes = {DType::kQ4_K},
                   .rows = {70},
                   .columns = 4096,
@@ -518,7 +587,7 @@ TEST(FewToken, ExactInF32) {
 // More rows than a block of few multiprocessors has on their way together.
 TEST(FewToken, SeveralPhases) {
   const int64_t rows = static_cast<CudaStream&>(stream()).multiprocessors() > 16 ? 100000 : 5000;
-  for (const int64_t tokens : {1, 8, 40})
+  for (const int64_t tokens : {1, 8, 40, 100})
     expect_close({.dtypes = {DType::kQ4_K}, .rows = {rows}, .columns = 256, .tokens = tokens});
 }
 

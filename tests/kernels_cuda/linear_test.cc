@@ -153,12 +153,12 @@ std::vector<LinearCase> linear_cases() {
   std::vector<LinearCase> cases;
   for (const DType weight : {DType::kF32, DType::kF16, DType::kBF16, DType::kNF4}) {
     // More tokens than few_token_linear takes.
-    const int64_t many = weight == DType::kNF4 ? 200 : 70;
+    const int64_t many = weight == DType::kNF4 ? 264 : 70;
     cases.push_back({weight, DType::kBF16, DType::kBF16, many, 51, 128});
     cases.push_back({weight, DType::kBF16, DType::kF32, many, 96, 192, Output::kAccumulate});
     cases.push_back({weight, DType::kF32, DType::kF32, 5, 33, 64});
   }
-  cases.push_back({DType::kQ4_K, DType::kBF16, DType::kBF16, 200, 51, 256});
+  cases.push_back({DType::kQ4_K, DType::kBF16, DType::kBF16, 264, 51, 256});
   cases.push_back({DType::kQ6_K, DType::kF32, DType::kF32, 20, 33, 256});
   cases.push_back({DType::kBF16, DType::kBF16, DType::kBF16, 66, 13, 77, Output::kAccumulate});
   cases.push_back({DType::kBF16, DType::kF32, DType::kF32, 3, 7, 13, Output::kAccumulate});
@@ -299,8 +299,12 @@ std::vector<GroupCase> group_cases() {
        .output = Output::kAccumulate},
       {.weight = bf16, .tokens = 40, .columns = 300, .rows = {301}, .ranks = {33}, .dropout = 0.3f},
       // Inference, with more tokens than few_token_linear takes.
-      {.tokens = 200, .columns = 128, .rows = {40, 24}, .ranks = {8, 8}, .keeps_u = false, .has_norm = true},
-      {.tokens = 200, .columns = 64, .rows = {40}, .ranks = {0}, .has_norm = true},
+      {.tokens = 264, .columns = 128, .rows = {40, 24}, .ranks = {8, 8}, .keeps_u = false, .has_norm = true},
+      {.tokens = 264, .columns = 64, .rows = {40}, .ranks = {0}, .has_norm = true},
+      // Columns in splits, whose sums meet: two and a part of one, and eight.
+      {.tokens = 40, .columns = 1344, .rows = {24, 16}, .ranks = {16, 12}, .dropout = 0.1f},
+      {.tokens = 37, .columns = 4160, .rows = {24, 16, 8}, .ranks = {16, 16, 16}},
+      {.tokens = 33, .columns = 4096, .rows = {24}, .ranks = {40}, .dropout = 0.1f},
       // The reference on the card.
       {.activations = DType::kF32,
        .tokens = 21,

@@ -3,8 +3,8 @@
 
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/few_token.h"
+#include "kernels/cuda/few_token_inputs.h"
 #include "kernels/cuda/few_token_large.h"
-#include "kernels/cuda/few_token_lora.h"
 #include "kernels/cuda/few_token_small.h"
 #include "kernels/cuda/few_token_weights.cuh"
 #include "kernels/cuda/few_token_wgmma.h"
@@ -14,10 +14,10 @@
 namespace onggi::cuda {
 namespace {
 
-// More tokens are faster with dequantised weights: a launch for every 64 tokens reads the quantised weights
-// once more, a library's product reads and writes 4 bytes a weight for it.
-constexpr int64_t kMostTokens = 192;
+// More tokens are faster with dequantised weights: a launch for every 128 tokens (on Hopper, else 64) reads
+// the quantised weights once more, a library's product reads and writes 4 bytes a weight for it.
 constexpr int64_t kMostTokensPlain = 64;
+int64_t most_tokens(const CudaStream& stream) { return stream.compute_capability() == 90 ? 256 : 192; }
 
 // What is the same for linear and gated layers.
 struct Request {
@@ -36,8 +36,9 @@ bool has_lora(const AdaptedLinearArgs& args) {
 }
 
 // Whether the kernels can and should compute it.
-bool takes(const AdaptedLinearArgs& args) {
-  if (args.tokens == 0 || args.tokens > kMostTokens || args.precision == Precision::kF32) return false;
+bool takes(const CudaStream& stream, const AdaptedLinearArgs& args) {
+  if (args.tokens == 0 || args.tokens > most_tokens(stream) || args.precision == Precision::kF32)
+    return false;
   if (args.dropout.probability > 0 && has_lora(args)) return false;
   for (int i = 0; i < args.count; ++i) {
     const AdaptedLinearArgs::Member& member = args.members[static_cast<size_t>(i)];
@@ -128,9 +129,8 @@ class Launch {
                                   request.tuning.blocks_per_multiprocessor, request.tuning.ring_tiles};
     shape_.overlap = overlap();
     // Younger and older cards do not have wgmma.
-    const bool has_wgmma =
-        stream_.compute_capability() == 90 && p_.tokens >= request.tuning.fewest_wgmma_tokens;
-    if (has_wgmma &&
+    const bool is_hopper = stream_.compute_capability() == 90;
+    if (is_hopper && p_.tokens >= request.tuning.fewest_wgmma_tokens &&
         plan_few_token_wgmma({machine, request.tuning.groups, request.tuning.slices}, p_, wgmma_, shape_)) {
       kernel_ = Kernel::kWgmma;
     } else if (plan_few_token_small(machine, p_, small_, shape_)) {
@@ -144,26 +144,13 @@ class Launch {
 
   void queue() {
     take_scratch();
-    const bool adapts = has_adapter();
-    if (adapts) {
-      FewTokenLoraArgs lora = lora_args();
-      if (kernel_ == Kernel::kSmall && !needs_operands() && request_.tuning.overlap_launches) {
-        lora.early_readers = static_cast<int>(shape_.grid.x * shape_.grid.y);
-        small_.input_is_there = input_is_there(stream_);
-      }
-      few_token_lora_input(stream_, lora, lora_scratch_, overlap());
-    }
-    if (kernel_ == Kernel::kWgmma) {
-      launch_few_token_operand_image(stream_, p_, wgmma_.input_rows, overlap());
-    } else if (needs_operands()) {
-      launch_few_token_operands(stream_, p_, overlap());
-    }
+    if (has_adapter() || needs_operands()) queue_inputs();
     switch (kernel_) {
       case Kernel::kNone:
         break;
       case Kernel::kSmall:
-        small_.waits_late =
-            (adapts || request_.input_is_there) && !needs_operands() && request_.tuning.overlap_launches;
+        small_.waits_late = (has_adapter() || request_.input_is_there) && !needs_operands() &&
+                            request_.tuning.overlap_launches;
         launch_small();
         break;
       case Kernel::kLarge:
@@ -194,8 +181,8 @@ class Launch {
     return false;
   }
   void take_scratch();
+  void queue_inputs();
   void launch_small();
-  FewTokenLoraArgs lora_args() const;
 
   const Request& request_;
   CudaStream& stream_;
@@ -205,7 +192,7 @@ class Launch {
   FewTokenLargePlan large_{};
   FewTokenWgmmaPlan wgmma_{};
   LaunchShape shape_{};
-  void* lora_scratch_ = nullptr;
+  void* inputs_scratch_ = nullptr;
 };
 
 void Launch::take_scratch() {
@@ -219,7 +206,7 @@ void Launch::take_scratch() {
   size_t u[kMaxLinearGroup];
   for (int i = 0; i < p_.member_count; ++i)
     u[i] = add(static_cast<size_t>(p_.members[i].rank) * tokens * sizeof(float));
-  const size_t lora = add(has_adapter() ? few_token_lora_scratch(lora_args()) : 0);
+  const size_t inputs = add(few_token_inputs_scratch(p_));
   const size_t operand_bytes = std::max(tokens, static_cast<size_t>(wgmma_.input_rows)) *
                                static_cast<size_t>(p_.column_tiles) * kTileColumns * 2;
   const size_t f16 = add(needs(Operands::kF16) ? operand_bytes : 0);
@@ -233,7 +220,7 @@ void Launch::take_scratch() {
   if (bytes == 0) return;
   auto* memory = static_cast<std::byte*>(stream_.scratch(bytes));
   for (int i = 0; i < p_.member_count; ++i) p_.members[i].lora_u = reinterpret_cast<float*>(memory + u[i]);
-  lora_scratch_ = memory + lora;
+  inputs_scratch_ = memory + inputs;
   if (has_partials) p_.partials = reinterpret_cast<float*>(memory + partials);
   if (!needs_operands()) return;
   if (needs(Operands::kF16)) p_.f16 = memory + f16;
@@ -241,30 +228,26 @@ void Launch::take_scratch() {
   p_.factors = reinterpret_cast<float*>(memory + factors);
 }
 
+void Launch::queue_inputs() {
+  FewTokenInputs inputs{.operands = needs_operands(),
+                        .image_rows = kernel_ == Kernel::kWgmma ? wgmma_.input_rows : 0,
+                        .early_readers = 0,
+                        .scratch = inputs_scratch_};
+  if (!needs_operands() && request_.tuning.overlap_launches) {
+    inputs.early_readers = static_cast<int>(shape_.grid.x * shape_.grid.y);
+    small_.input_is_there = input_is_there(stream_);
+  }
+  launch_few_token_inputs(stream_, p_, inputs, overlap());
+}
+
 void Launch::launch_small() {
   try {
     launch_few_token_small(stream_, p_, small_, shape_);
   } catch (...) {
-    // Nobody takes the flag back that few_token_lora_input sets for this launch.
+    // Nobody takes the flag back that few_token_inputs sets for this launch.
     if (small_.input_is_there != nullptr) stream_.fill_zero(small_.input_is_there, sizeof(unsigned));
     throw;
   }
-}
-
-FewTokenLoraArgs Launch::lora_args() const {
-  FewTokenLoraArgs lora{.x = p_.x,
-                        .x_is_bf16 = p_.x_is_bf16,
-                        .x_stride = p_.x_stride,
-                        .norm = p_.norm,
-                        .epsilon = p_.epsilon,
-                        .tokens = p_.tokens,
-                        .columns = p_.columns,
-                        .count = p_.member_count,
-                        .members = {}};
-  for (int i = 0; i < p_.member_count; ++i)
-    lora.members[i] = {
-        .a = p_.members[i].lora_a, .u = const_cast<float*>(p_.members[i].lora_u), .rank = p_.members[i].rank};
-  return lora;
 }
 
 // Moves the arguments to the tokens from `token` on.
@@ -291,7 +274,7 @@ bool run_group(Request& request, const FewTokenParams& all, Check check) {
   const int64_t tokens = request.args.tokens;
   // Cards with less shared memory take fewer tokens at a time.
   int64_t step = 0;
-  for (int64_t most = kFewTokenLargeMost; step == 0; most /= 2) {
+  for (int64_t most = kFewTokenWgmmaMost; step == 0; most /= 2) {
     if (most < kFewTokenSmallMost) return false;
     const int64_t pieces = (tokens + most - 1) / most;
     const int64_t fitting = (tokens + pieces - 1) / pieces;
@@ -330,7 +313,7 @@ bool for_groups(const FewTokenParams& all, const Group& group) {
 
 bool run(Request request) {
   const AdaptedLinearArgs& args = request.args;
-  if (!takes(args)) return false;
+  if (!takes(cuda_stream(request.context), args)) return false;
   FewTokenParams all = params_of(request);
   for (int i = 0; i < all.member_count; ++i)
     if (!can_read(all.members[i], all.columns)) return false;

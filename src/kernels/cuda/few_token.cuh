@@ -6,8 +6,8 @@
 
 namespace onggi::cuda {
 
-inline int ceil_div(int n, int d) { return (n + d - 1) / d; }
-inline int rounded_up(int n, int multiple) { return ceil_div(n, multiple) * multiple; }
+constexpr int ceil_div(int n, int d) { return (n + d - 1) / d; }
+constexpr int rounded_up(int n, int multiple) { return ceil_div(n, multiple) * multiple; }
 
 struct FewTokenMember {
   const uint8_t* data;
@@ -22,7 +22,7 @@ struct FewTokenMember {
   float lora_scale;
   const float* lora_a;  // f32 [R, K]
   const float* lora_b;  // f32 [N, R]
-  const float* lora_u;  // f32 [T, R]
+  const float* lora_u;  // f32 [T, R]: norm(x) A^T
   void* out;            // [T, N]
 };
 
@@ -56,7 +56,7 @@ struct FewTokenParams {
   int slices;
   float* partials;       // f32 [slice][T][partial_rows], or null where there is one slice
   int64_t partial_rows;  // rows of all members, padded to tiles
-  // What launch_few_token_operands makes of x, in the order of place_of_column: [T, column_tiles * 256] each,
+  // What launch_few_token_inputs makes of x, in the order of place_of_column: [T, column_tiles * 256] each,
   // null where no run needs it; and f32 [T], what finished sums are multiplied by, null: 1.
   const void* f16;
   const void* bf16;
@@ -83,36 +83,6 @@ __device__ __forceinline__ int place_of_column(Operands operands, int column) {
 
 __device__ __forceinline__ float silu(float x) { return __fdividef(x, 1.0f + __expf(-x)); }
 
-// sum + b u of four ranks.
-__device__ __forceinline__ float add_four_ranks(float sum, const float4& b, const float4& u) {
-  return fmaf(b.x, u.x, fmaf(b.y, u.y, fmaf(b.z, u.z, fmaf(b.w, u.w, sum))));
-}
-
-// scale * (u B^T) of one output; 16 ranks at a time are loaded together.
-__device__ __forceinline__ float lora_term(const FewTokenMember& member, int row, int token) {
-  constexpr int kTogether = 4;
-  const float* b = member.lora_b + static_cast<int64_t>(row) * member.rank;
-  const float* u = member.lora_u + static_cast<int64_t>(token) * member.rank;
-  const int vectors = member.rank % 4 == 0 ? member.rank : 0;  // B's and u's rows are aligned
-  float sum = 0;
-#pragma unroll 1
-  for (int r = 0; r < vectors; r += 4 * kTogether) {
-    float4 b4[kTogether], u4[kTogether];
-#pragma unroll
-    for (int i = 0; i < kTogether; ++i) {
-      b4[i] = u4[i] = make_float4(0, 0, 0, 0);
-      if (r + 4 * i >= vectors) continue;
-      b4[i] = *reinterpret_cast<const float4*>(b + r + 4 * i);
-      u4[i] = *reinterpret_cast<const float4*>(u + r + 4 * i);
-    }
-#pragma unroll
-    for (int i = 0; i < kTogether; ++i) sum = add_four_ranks(sum, b4[i], u4[i]);
-  }
-#pragma unroll 1
-  for (int r = vectors; r < member.rank; ++r) sum = fmaf(b[r], u[r], sum);
-  return member.lora_scale * sum;
-}
-
 __device__ __forceinline__ float load_activation(const void* data, bool is_bf16, int64_t index) {
   return is_bf16 ? load_f32(static_cast<const BFloat16*>(data) + index)
                  : static_cast<const float*>(data)[index];
@@ -135,26 +105,15 @@ __device__ __forceinline__ float residual_of(const FewTokenParams& p, const FewT
   if (p.residual == nullptr) return 0;
   return load_activation(p.residual, p.out_is_bf16, output_index(member, row, token));
 }
-// The product of a member's row with a token, and the adapter's part.
-__device__ __forceinline__ float with_adapter(const FewTokenMember& member, int row, int token,
-                                              float product) {
-  return member.rank > 0 ? product + lora_term(member, row, token) : product;
-}
-// The output of gate and up for a token, from what with_adapter gives for both.
-__device__ __forceinline__ void store_activated(const FewTokenParams& p, int row, int token, float gate,
-                                                float up) {
-  store_activation(p.gated_out, p.out_is_bf16, token * p.gated_stride + row, silu(gate) * up);
-}
-// Outputs from the products.
+// Outputs from the products and the adapters' parts.
 __device__ __forceinline__ void store_output(const FewTokenParams& p, const FewTokenMember& member, int row,
                                              int token, float product) {
   store_activation(member.out, p.out_is_bf16, output_index(member, row, token),
-                   with_adapter(member, row, token, product) + residual_of(p, member, row, token));
+                   product + residual_of(p, member, row, token));
 }
 __device__ __forceinline__ void store_gated(const FewTokenParams& p, int row, int token, float gate,
                                             float up) {
-  store_activated(p, row, token, with_adapter(p.members[0], row, token, gate),
-                  with_adapter(p.members[1], row, token, up));
+  store_activation(p.gated_out, p.out_is_bf16, token * p.gated_stride + row, silu(gate) * up);
 }
 // A slice's sum of a padded row for a token.
 __device__ __forceinline__ void store_partial(const FewTokenParams& p, const FewTokenMember& member, int row,
@@ -244,8 +203,6 @@ __device__ __forceinline__ uint4 pack_operands(Operands operands, float scale, c
   return operands == Operands::kBF16 ? pack_bf16_8(scaled) : pack_f16_8(scaled);
 }
 
-// Writes x as operands, and factors, in place.
-void launch_few_token_operands(CudaStream& stream, const FewTokenParams& params, Overlap overlap);
 // Adds up the slices and finishes the outputs.
 void launch_few_token_finish(CudaStream& stream, const FewTokenParams& params, Overlap overlap);
 

@@ -9,6 +9,7 @@
 
 #include <type_traits>
 
+#include "kernels/cuda/few_token_adapters.cuh"
 #include "kernels/cuda/few_token_large.h"
 #include "kernels/cuda/few_token_weights.cuh"
 
@@ -183,6 +184,8 @@ __device__ __forceinline__ void take_large_pair(const FewTokenParams& p, const F
   if constexpr (std::is_same_v<Weights, Nf4Weights>)
     Nf4Weights::fetch_table(p.nf4_table, shared + plan.table);
   for (int stage = 0; stage + 1 < plan.stages; ++stage) issue_weights(stage, stage);
+  if (p.members[owners[h].member].rank > 0)
+    prefetch_adapter_rows(p.members[owners[h].member], owners[h].tile);
   grid_dependency_wait();
   for (int stage = 0; stage + 1 < plan.stages; ++stage) issue_stage(stage, stage);
 
@@ -209,6 +212,12 @@ __device__ __forceinline__ void take_large_pair(const FewTokenParams& p, const F
   }
   cp_async_wait<0>();
   __syncthreads();  // the rings are free
+  // The first slice adds the adapters' part, each warp that of every second eight tokens.
+  if (blockIdx.y == 0) {
+#pragma unroll
+    for (int i = 0; i < kLargePairTiles; ++i)
+      add_adapter_eights(p, p.members[owners[i].member], owners[i].tile, h, 2, sums[i]);
+  }
   float* room = reinterpret_cast<float*>(shared) + pair * kLargePairTiles * kTokenTiles * 4 * kWarp;
   finish_half<kTokenTiles / 2>(p, owners, count, h, join_halves<kTokenTiles>(sums, h, room));
 }

@@ -12,6 +12,7 @@
 
 #include <type_traits>
 
+#include "kernels/cuda/few_token_adapters.cuh"
 #include "kernels/cuda/few_token_scaled.cuh"
 #include "kernels/cuda/few_token_small.h"
 #include "kernels/cuda/few_token_weights.cuh"
@@ -303,7 +304,7 @@ class OwnInput {
   float norms_[2][8] = {};
 };
 
-// Brings the slice of x into shared memory where launch_few_token_operands has made operands of it.
+// Brings the slice of x into shared memory where launch_few_token_inputs has made operands of it.
 __device__ __forceinline__ void copy_operands(const FewTokenParams& p, const FewTokenSmallPlan& plan,
                                               Operands operands, int first_column, unsigned char* shared) {
   const int pieces = min(plan.slice_tiles, p.column_tiles - first_column) * (kTileColumns / 8);
@@ -340,6 +341,14 @@ __device__ __forceinline__ void multiply_small_tile(const WeightTables& tables, 
       multiply_16<Weights::kOperands>(sums[1], a[1], b.z, b.w);
     }
   }
+}
+
+// Adds the adapter's part of a tile of rows. The grid's dependencies are there.
+__device__ __forceinline__ void add_adapter_of_tile(const FewTokenParams& p, const FewTokenMember& member,
+                                                    int tile, PlainSums& sums) {
+#pragma unroll 1
+  for (int first = 0; first < member.rank; first += kRanksTogether)
+    add_adapter(AdapterRows(member, tile, first), AdapterInput(p, member, 0, first), sums.of[0]);
 }
 
 // A warp's sums of a row of tiles, [token][16] floats, for the tokens that there are.
@@ -404,6 +413,36 @@ struct SmallOutput {
     tile = gated ? 2 * output : output;
   }
 };
+
+// sum + b u of four ranks.
+__device__ __forceinline__ float add_four_ranks(float sum, const float4& b, const float4& u) {
+  return fmaf(b.x, u.x, fmaf(b.y, u.y, fmaf(b.z, u.z, fmaf(b.w, u.w, sum))));
+}
+
+// scale * (u B^T) of one output; 16 ranks at a time are loaded together.
+__device__ __forceinline__ float lora_term(const FewTokenMember& member, int row, int token) {
+  constexpr int kTogether = 4;
+  const float* b = member.lora_b + static_cast<int64_t>(row) * member.rank;
+  const float* u = member.lora_u + static_cast<int64_t>(token) * member.rank;
+  const int vectors = member.rank % 4 == 0 ? member.rank : 0;  // B's and u's rows are aligned
+  float sum = 0;
+#pragma unroll 1
+  for (int r = 0; r < vectors; r += 4 * kTogether) {
+    float4 b4[kTogether], u4[kTogether];
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i) {
+      b4[i] = u4[i] = make_float4(0, 0, 0, 0);
+      if (r + 4 * i >= vectors) continue;
+      b4[i] = *reinterpret_cast<const float4*>(b + r + 4 * i);
+      u4[i] = *reinterpret_cast<const float4*>(u + r + 4 * i);
+    }
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i) sum = add_four_ranks(sum, b4[i], u4[i]);
+  }
+#pragma unroll 1
+  for (int r = vectors; r < member.rank; ++r) sum = fmaf(b[r], u[r], sum);
+  return member.lora_scale * sum;
+}
 
 // Where the block has what adapters need: rows of B by thread, u by member and token.
 struct SmallAdapters {
@@ -480,17 +519,19 @@ __device__ __forceinline__ void finish_phase(const FewTokenParams& p, const FewT
         continue;
       }
       if (row >= member.rows) break;
+      // Those of operands are there already.
       float adapted = sum;
-      if (kBringsAdapters && is_first && i == static_cast<int>(threadIdx.x) && plan.lora_row > 0) {
-        if (member.rank > 0)
+      if (kInput == SmallInput::kOwn && member.rank > 0) {
+        if (kBringsAdapters && is_first && i == static_cast<int>(threadIdx.x) && plan.lora_row > 0) {
           adapted += SmallAdapters(plan, shared).term(p, owner.member, together, j, output.token);
-      } else {
-        adapted = with_adapter(member, row, output.token, sum);
+        } else {
+          adapted += lora_term(member, row, output.token);
+        }
       }
       if (gated && j == 0) {
         gate = adapted;
       } else if (gated) {
-        store_activated(p, row, output.token, gate, adapted);
+        store_gated(p, row, output.token, gate, adapted);
       } else {
         const bool has_residual = is_first && i == static_cast<int>(threadIdx.x);
         store_activation(
@@ -622,6 +663,13 @@ __device__ __forceinline__ void take_small_rows(const FewTokenParams& p, const F
       }
       from = from + plan.ring_slot == plan.ring_slots * plan.ring_slot ? 0 : from + plan.ring_slot;
       if (++own.column == rows.across || own.count == 1) {
+        // Who has a row's last columns of the first slice adds its adapter's part.
+        if constexpr (kInput == SmallInput::kOperands) {
+          if (own.column == rows.across && blockIdx.y == 0) {
+            const TileOwner owner = tile_owner(p, run, own.row);
+            add_adapter_of_tile(p, p.members[owner.member], owner.tile, sums);
+          }
+        }
         const int row = own.row - first;
         const int slot = row * row_slots + warp_index() - by_share.quotient(row * rows.across);
         leave_sums<Weights>(p.tokens, left + slot * slot_floats, sums);
@@ -647,7 +695,7 @@ __device__ __forceinline__ void take_small_rows(const FewTokenParams& p, const F
 // in 6.3 us, o 9.4 MB in 5.5, gate and up 56.6 MB in 15.3, down 28.3 or 41.3 MB in 11 or 16, lm_head 510 MB
 // in 120. Of each, 0.5 us go by until its wait ends, 1.5 to 3 until x is staged, and 1 from the last product
 // to the outputs. Two blocks have room on a multiprocessor. NF4, which adapters are for, leaves room for
-// few_token_lora_input's besides, so that the next kernel's blocks start before those have ended: 96
+// few_token_inputs' besides, so that the next kernel's blocks start before those have ended: 96
 // registers instead of 128.
 template <typename Weights, SmallInput kInput>
 inline constexpr int kBoundThreads = SmallShape<kInput>::kThreads +

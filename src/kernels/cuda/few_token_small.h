@@ -12,7 +12,7 @@ inline constexpr int kMostOwnOperands = 2;
 // Where a block's operands come from.
 enum class SmallInput : uint8_t {
   kOwn,       // it makes them of x: one or two tokens
-  kOperands,  // launch_few_token_operands has made them
+  kOperands,  // launch_few_token_inputs has made them
 };
 
 // A block takes half of a multiprocessor's registers, so that the next kernel's block can start beside it.
@@ -45,11 +45,11 @@ struct FewTokenSmallPlan {
   int first_block[kMaxLinearGroup], blocks[kMaxLinearGroup];
   int slice_tiles;    // of 256 columns, of a slice of K
   int token_warps;    // that bring the activations of one token
-  bool has_operands;  // launch_few_token_operands has made them
-  // The kernel before, few_token_lora_input or the product of another dtype, starts this one after what wrote
+  bool has_operands;  // launch_few_token_inputs has made them
+  // The kernel before, few_token_inputs or the product of another dtype, starts this one after what wrote
   // x was done: x may be read at once, and the wait comes before the outputs.
   bool waits_late;
-  unsigned* input_is_there;  // few_token_lora.h, by which x is waited for; null: it is there
+  unsigned* input_is_there;  // few_token_inputs.h, by which x is waited for; null: it is there
   int row_bytes;             // of a token's activations in shared memory
   // Where things lie in shared memory; NF4's table comes first, so that its address is a constant.
   int activations, reductions, factors, partials, ring;

@@ -3,7 +3,7 @@
 // A block has 64 rows for each of its warpgroups and a slice of K; a warp has a tile of 16 rows. Tile after
 // tile, of 256 columns each, a warp's weights come through a ring of its own, become operands in its
 // registers, and are multiplied with the activations of all tokens by wgmma, while the operands of the next
-// product are made. The activations, which launch_few_token_operands has laid out as wgmma reads them, come
+// product are made. The activations, which launch_few_token_inputs has laid out as wgmma reads them, come
 // through a ring that all warps share; a warp of its own has them copied there, half a tile of columns at a
 // time.
 //
@@ -13,22 +13,26 @@
 
 #include <type_traits>
 
+#include "kernels/cuda/few_token_adapters.cuh"
 #include "kernels/cuda/few_token_weights.cuh"
 #include "kernels/cuda/few_token_wgmma.h"
 #include "kernels/cuda/hopper_rows.cuh"
 
 namespace onggi::cuda {
 
-inline constexpr int kWgmmaWarps = 4;   // of a group
-inline constexpr int kWgmmaGroups = 4;  // of a block, at most
+inline constexpr int kWgmmaWarps = 4;  // of a group
+// Of a block, at most: registers hold the sums of all tokens.
+constexpr int most_wgmma_groups(int tokens) { return tokens <= 64 ? 4 : 3; }
 inline constexpr int kWgmmaRows = kWgmmaWarps * kTileRows;
 inline constexpr int kWgmmaInputSlots = 8;  // at most
-// What a multiprocessor has registers for: 96 for a thread, so that a block of two groups leaves room for one
-// of the next kernel.
-inline constexpr int kWgmmaThreads = 640;
 
 // Of a block: its groups and the warp that copies.
 constexpr int wgmma_threads(int groups) { return (kWgmmaWarps * groups + 1) * kWarp; }
+// What a multiprocessor has registers for. Up to 64 tokens: 96 for a thread, so that a block of two groups
+// leaves room for one of the next kernel.
+constexpr int resident_wgmma_threads(int tokens) {
+  return tokens <= 64 ? 640 : wgmma_threads(most_wgmma_groups(tokens));
+}
 __device__ __forceinline__ int wgmma_warps() { return static_cast<int>(blockDim.x) / kWarp - 1; }
 
 // Floats from a token's sums, of all rows of the block, to the next's: the lanes of a warp meet all banks.
@@ -168,27 +172,9 @@ struct WgmmaBatch {
   float value[kTokens];
 };
 
-// Adds scale * (u B^T).
-__device__ __forceinline__ void add_lora_terms(const FewTokenMember& member, int row, WgmmaBatch& batch) {
-  const float* b = member.lora_b + static_cast<int64_t>(row) * member.rank;
-  float terms[WgmmaBatch::kTokens] = {};
-#pragma unroll 4
-  for (int r = 0; r < member.rank; ++r) {
-    const float factor = b[r];
-#pragma unroll
-    for (int i = 0; i < WgmmaBatch::kTokens; ++i)
-      terms[i] =
-          fmaf(factor, member.lora_u[static_cast<int64_t>(batch.token[i]) * member.rank + r], terms[i]);
-  }
-#pragma unroll
-  for (int i = 0; i < WgmmaBatch::kTokens; ++i)
-    batch.value[i] = fmaf(member.lora_scale, terms[i], batch.value[i]);
-}
-
-// The products of one of the block's rows: the cluster's sums, and the adapter's part. `sums` is the row's of
-// token 0.
-__device__ __forceinline__ void make_products(const FewTokenParams& p, const FewTokenMember& member, int row,
-                                              const float* sums, int stride, WgmmaBatch& batch) {
+// The products of one of the block's rows: the cluster's sums. `sums` is the row's of token 0.
+__device__ __forceinline__ void make_products(const FewTokenParams& p, const float* sums, int stride,
+                                              WgmmaBatch& batch) {
 #pragma unroll
   for (int i = 0; i < WgmmaBatch::kTokens; ++i) batch.value[i] = 0;
 #pragma unroll 2
@@ -200,7 +186,6 @@ __device__ __forceinline__ void make_products(const FewTokenParams& p, const Few
     }
 #pragma unroll
   for (int i = 0; i < WgmmaBatch::kTokens; ++i) batch.value[i] *= p.factors[batch.token[i]];
-  if (member.rank > 0) add_lora_terms(member, row, batch);
 }
 
 // Finishes what is this block's of the outputs, from the sums of the cluster's blocks: its rows, for the
@@ -229,10 +214,10 @@ __device__ __forceinline__ void finish_wgmma_rows(const FewTokenParams& p, const
     WgmmaBatch batch;
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) batch.token[i] = min(first + i * step, p.tokens - 1);
-    make_products(p, member, row, sums + at, stride, batch);
+    make_products(p, sums + at, stride, batch);
     if (gated) {
       WgmmaBatch up = batch;
-      make_products(p, p.members[1], row, sums + at + kTileRows, stride, up);
+      make_products(p, sums + at + kTileRows, stride, up);
 #pragma unroll
       for (int i = 0; i < kBatch; ++i) batch.value[i] = silu(batch.value[i]) * up.value[i];
     }
@@ -272,6 +257,7 @@ __device__ __forceinline__ void take_wgmma_rows(const FewTokenParams& p, const F
     tile.source.seek(p, member, owner.tile, WgmmaTile<Weights, kTokens>::kParts * share.slice_first);
 #pragma unroll 1
     for (int i = 0; i + 1 < plan.ring_slots; ++i) tile.issue(i, i);
+    if (member.rank > 0) prefetch_adapter_rows(member, owner.tile);
   }
   if constexpr (std::is_same_v<Weights, Nf4Weights>) {
     Nf4Weights::fetch_table(p.nf4_table, shared + plan.table);
@@ -283,6 +269,10 @@ __device__ __forceinline__ void take_wgmma_rows(const FewTokenParams& p, const F
   float sums[kTokens / 8][4] = {};
   if (multiplies) {
     tile.multiply(WeightTables(member.nf4_offset, shared + plan.table), sums);
+    if (member.rank > 0) {
+      grid_dependency_wait();
+      add_adapter_eights(p, member, owner.tile, static_cast<int>(blockIdx.y), p.slices, sums);
+    }
   } else if (lane_index() == 0) {
     grid_dependency_wait();
     copy_wgmma_input<kTokens>(plan, Weights::kOperands == Operands::kF16 ? p.f16 : p.bf16, share, shared);
@@ -315,7 +305,7 @@ __device__ __forceinline__ void take_wgmma_rows(const FewTokenParams& p, const F
 // L2, in 36 us with the launch that makes the operands, 17 for the memory. About 350 operations of a warp for
 // a tile, beside 16 products of 32 cycles of its tensor core.
 template <typename First, typename Second, int kTokens>
-__global__ void __launch_bounds__(kWgmmaThreads, 1)
+__global__ void __launch_bounds__(resident_wgmma_threads(kTokens), 1)
     few_token_wgmma_kernel(const __grid_constant__ FewTokenParams p,
                            const __grid_constant__ FewTokenWgmmaPlan plan) {
   auto* shared = dynamic_shared<unsigned char>();

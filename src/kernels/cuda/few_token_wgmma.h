@@ -1,11 +1,11 @@
-// few_token.h for up to 64 tokens on Hopper.
+// few_token.h for up to 128 tokens on Hopper.
 #pragma once
 
 #include "kernels/cuda/few_token_small.h"
 
 namespace onggi::cuda {
 
-inline constexpr int kFewTokenWgmmaMost = 64;  // tokens
+inline constexpr int kFewTokenWgmmaMost = 128;  // tokens
 
 // Where products of warpgroups want their activations, for each half of 256 columns, that is 8 products of 16
 // columns: two blocks of 64 columns, each `rows` rows of 128 bytes, whose pieces of 16 bytes are swapped as
@@ -19,10 +19,6 @@ __device__ __forceinline__ int64_t operand_image_word(Operands operands, int row
   return static_cast<int64_t>(place / 128) * operand_half_bytes(rows) + (j / 2 * rows + token) * 128 +
          16 * piece + 4 * pair;
 }
-// launch_few_token_operands, but in that order, for `rows` tokens at most. Those that are not there get none.
-void launch_few_token_operand_image(CudaStream& stream, const FewTokenParams& params, int rows,
-                                    Overlap overlap);
-
 struct FewTokenWgmmaPlan {
   int first_step[kMaxLinearGroup];  // of each run; a step is a block's tiles of rows
   int input_rows;                   // of the activations: the tokens that the kernel is made for
@@ -53,5 +49,7 @@ void launch_few_token_wgmma_32(CudaStream& stream, const FewTokenParams& params,
                                const FewTokenWgmmaPlan& plan, const LaunchShape& shape);
 void launch_few_token_wgmma_64(CudaStream& stream, const FewTokenParams& params,
                                const FewTokenWgmmaPlan& plan, const LaunchShape& shape);
+void launch_few_token_wgmma_128(CudaStream& stream, const FewTokenParams& params,
+                                const FewTokenWgmmaPlan& plan, const LaunchShape& shape);
 
 }  // namespace onggi::cuda

@@ -6,7 +6,7 @@
 namespace onggi::cuda {
 namespace {
 
-int kernel_tokens(int tokens) { return tokens <= 16 ? 16 : tokens <= 32 ? 32 : 64; }
+int kernel_tokens(int tokens) { return tokens <= 16 ? 16 : tokens <= 32 ? 32 : tokens <= 64 ? 64 : 128; }
 
 int stage_bytes_of(DType dtype) { return slot_bytes_of(dtype) * 2 / halves_of(dtype); }
 
@@ -33,7 +33,8 @@ int fit_shared(const FewTokenMachine& machine, const FewTokenParams& p, int grou
   const int most = machine.ring_tiles > 0 ? machine.ring_tiles : kMostTiles;
   for (const int room : {half_of_shared(machine), all})
     for (plan.ring_slots = most; plan.ring_slots >= 2; --plan.ring_slots)
-      for (const int input_bytes : {48 << 10, 32 << 10}) {  // enough for the way from L2
+      for (const int kilobytes : {48, 32}) {  // enough for the way from L2
+        const int input_bytes = kilobytes * 1024 * std::max(1, plan.input_rows / 64);
         plan.input_slots = std::min(input_bytes / operand_half_bytes(plan.input_rows), kWgmmaInputSlots);
         const int bytes = lay_out_shared(p, groups, plan);
         if (bytes <= room) return bytes;
@@ -93,12 +94,12 @@ WgmmaShape choose_shape(const FewTokenWgmmaMachine& wanted, const FewTokenParams
       machine.multiprocessors < kLeastMultiprocessors ? 1 : std::min(kMostCluster, p.column_tiles);
   WgmmaShape best{};
   double least = 0;
-  for (int groups = kWgmmaGroups; groups >= 1; --groups) {
+  for (int groups = most_wgmma_groups(plan.input_rows); groups >= 1; --groups) {
     if (wanted.groups > 0 && groups != wanted.groups) continue;
     const auto bytes = static_cast<size_t>(fit_shared(machine, p, groups, plan));
     if (bytes > machine.shared_bytes) continue;
     const int resident =
-        std::min(kWgmmaThreads / wgmma_threads(groups),
+        std::min(resident_wgmma_threads(plan.input_rows) / wgmma_threads(groups),
                  static_cast<int>((machine.shared_bytes + kReservedShared) / (bytes + kReservedShared)));
     for (int slices = 1; slices <= most_slices; ++slices) {
       if (wanted.slices > 0 ? slices != std::min(wanted.slices, most_slices)
@@ -142,7 +143,8 @@ void launch_few_token_wgmma(CudaStream& stream, const FewTokenParams& p, const F
                             const LaunchShape& shape) {
   if (p.tokens <= 16) return launch_few_token_wgmma_16(stream, p, plan, shape);
   if (p.tokens <= 32) return launch_few_token_wgmma_32(stream, p, plan, shape);
-  launch_few_token_wgmma_64(stream, p, plan, shape);
+  if (p.tokens <= 64) return launch_few_token_wgmma_64(stream, p, plan, shape);
+  launch_few_token_wgmma_128(stream, p, plan, shape);
 }
 
 }  // namespace onggi::cuda

@@ -6,7 +6,7 @@
 
 namespace onggi {
 
-// d [64, 8 kBlocks] += A B, for 16, 32 and 64 columns: A in registers, B by rows (hopper.cuh).
+// d [64, 8 kBlocks] += A B, for 16, 32, 64 and 128 columns: A in registers, B by rows (hopper.cuh).
 #define ONGGI_D(n) "+f"(d[n][0]), "+f"(d[n][1]), "+f"(d[n][2]), "+f"(d[n][3])
 #define ONGGI_D4(n) ONGGI_D(n), ONGGI_D(n + 1), ONGGI_D(n + 2), ONGGI_D(n + 3)
 #define ONGGI_8_SUMS "{%0, %1, %2, %3, %4, %5, %6, %7"
@@ -14,6 +14,10 @@ namespace onggi {
 #define ONGGI_32_SUMS \
   ONGGI_16_SUMS       \
   ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define ONGGI_64_SUMS                                                                                      \
+  ONGGI_32_SUMS                                                                                            \
+  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, " \
+  "%52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 #define ONGGI_WGMMA_BY_ROWS(TYPE, BLOCKS, N, SUMS, A, B, ...)                                                \
   __device__ __forceinline__ void wgmma_add_by_rows_##TYPE(float(&d)[BLOCKS][4], const uint32_t(&a)[4],      \
                                                            uint64_t b) {                                     \
@@ -28,7 +32,12 @@ ONGGI_WGMMA_BY_ROWS(f16, 4, 32, ONGGI_16_SUMS, "%16, %17, %18, %19", "%20", ONGG
 ONGGI_WGMMA_BY_ROWS(bf16, 4, 32, ONGGI_16_SUMS, "%16, %17, %18, %19", "%20", ONGGI_D4(0))
 ONGGI_WGMMA_BY_ROWS(f16, 8, 64, ONGGI_32_SUMS, "%32, %33, %34, %35", "%36", ONGGI_D4(0), ONGGI_D4(4))
 ONGGI_WGMMA_BY_ROWS(bf16, 8, 64, ONGGI_32_SUMS, "%32, %33, %34, %35", "%36", ONGGI_D4(0), ONGGI_D4(4))
+ONGGI_WGMMA_BY_ROWS(f16, 16, 128, ONGGI_64_SUMS, "%64, %65, %66, %67", "%68", ONGGI_D4(0), ONGGI_D4(4),
+                    ONGGI_D4(8), ONGGI_D4(12))
+ONGGI_WGMMA_BY_ROWS(bf16, 16, 128, ONGGI_64_SUMS, "%64, %65, %66, %67", "%68", ONGGI_D4(0), ONGGI_D4(4),
+                    ONGGI_D4(8), ONGGI_D4(12))
 #undef ONGGI_WGMMA_BY_ROWS
+#undef ONGGI_64_SUMS
 #undef ONGGI_32_SUMS
 #undef ONGGI_16_SUMS
 #undef ONGGI_8_SUMS

@@ -15,7 +15,8 @@ struct DownKernelArgs {
   int count;
   LoraMask mask;
   int slot;
-  int first_rank;  // of this launch
+  int first_rank;         // of this launch
+  int64_t split_columns;  // of each blockIdx.y, whose sums meet within their cluster
   BFloat16* u;
   int64_t u_stride, u_width;
 };
@@ -27,9 +28,10 @@ struct DownStep {
   uint4 a[kMembers][kTiles];
 };
 
-// A block computes 16 kRowTiles tokens for up to 8 kTiles ranks of all members: its warps take turns at the
-// steps of 32 columns, with the next one or two on their way, and their sums are added at the end. Shared
-// memory: the sums of all warps, f32 [warps][16 kRowTiles][count 8 kTiles].
+// A block computes 16 kRowTiles tokens for up to 8 kTiles ranks of all members, over its split of the
+// columns: its warps take turns at the steps of 32 columns, with the next one or two on their way, and their
+// sums are added at the end. Shared memory: the sums of all warps, f32 [warps][16 kRowTiles][count 8 kTiles];
+// then, where there are splits, what the block finishes, from each of them.
 template <int kMembers, int kTiles, int kRowTiles, Rows kRows>
 __global__ void __launch_bounds__(kLoraThreads) lora_down_kernel(const DownKernelArgs args) {
   grid_dependency_launch();
@@ -89,23 +91,24 @@ __global__ void __launch_bounds__(kLoraThreads) lora_down_kernel(const DownKerne
     }
   };
   // Beyond the last column all is zero.
-  int64_t column = 32 * warp_index();
+  const int64_t begin = args.split_columns * blockIdx.y, end = min(begin + args.split_columns, columns);
+  int64_t column = begin + 32 * warp_index();
   if constexpr (kMembers < 3) {
     Step even, odd;
     load(column, even);
     load(column + kStep, odd);
-    for (; column < columns; column += 2 * kStep) {
+    for (; column < end; column += 2 * kStep) {
       const Step first = even;
       load(column + 2 * kStep, even);
       multiply(column, first);
       const Step second = odd;
       load(column + 3 * kStep, odd);
-      if (column + kStep < columns) multiply(column + kStep, second);
+      if (column + kStep < end) multiply(column + kStep, second);
     }
   } else {  // as many as there are registers for
     Step next;
     load(column, next);
-    for (; column < columns; column += kStep) {
+    for (; column < end; column += kStep) {
       const Step step = next;
       load(column + kStep, next);
       multiply(column, step);
@@ -129,17 +132,40 @@ __global__ void __launch_bounds__(kLoraThreads) lora_down_kernel(const DownKerne
       }
   }
   __syncthreads();
-  for (int at = threadIdx.x; at < kTokens * width; at += kLoraThreads) {
-    const int64_t t = first_token + at / width;
-    const int i = at % width / kRanks, r = args.first_rank + at % kRanks;
-    if (t >= args.x.rows || r >= args.slot) continue;
+  const auto sum_of_warps = [&](int at) {
     float sum = 0;
 #pragma unroll
     for (int warp = 0; warp < kLoraWarps; ++warp) sum += shared[warp * kTokens * width + at];
+    return sum;
+  };
+  const auto store = [&](int at, float sum) {
+    const int64_t t = first_token + at / width;
+    const int i = at % width / kRanks, r = args.first_rank + at % kRanks;
+    if (t >= args.x.rows || r >= args.slot) return;
     sum *= args.mask.inverse_keep;
     store_f32(args.u + t * args.u_stride + i * args.slot + r, sum);
     const DownMember& member = args.members[i];
     if (member.kept != nullptr && r < member.rank) store_f32(member.kept + t * member.rank + r, sum);
+  };
+  const int outputs = kTokens * width, splits = static_cast<int>(gridDim.y);
+  if (splits == 1) {
+    for (int at = threadIdx.x; at < outputs; at += kLoraThreads) store(at, sum_of_warps(at));
+  } else {
+    // Each block of the cluster finishes a share of the outputs.
+    const int share = (outputs + splits - 1) / splits, split = static_cast<int>(blockIdx.y);
+    float* given = shared + kLoraWarps * outputs;
+    cluster_arrive();
+    cluster_wait();  // all blocks have started
+    for (int at = threadIdx.x; at < outputs; at += kLoraThreads)
+      cluster_store(given + split * share + at % share, at / share, sum_of_warps(at));
+    cluster_arrive();
+    cluster_wait();
+    for (int at = threadIdx.x; at < share && split * share + at < outputs; at += kLoraThreads) {
+      float sum = 0;
+      for (int other = 0; other < splits; ++other) sum += given[other * share + at];
+      store(split * share + at, sum);
+    }
+    if (split > 0) return;
   }
   if (args.first_rank > 0) return;
   const auto padding = static_cast<int>(args.u_width - args.count * args.slot);
@@ -149,20 +175,40 @@ __global__ void __launch_bounds__(kLoraThreads) lora_down_kernel(const DownKerne
   }
 }
 
+// As many as there are multiprocessors for, each with two steps of its warps at least. Clusters need Hopper
+// and several multiprocessors that lie together.
+int down_splits(const CudaStream& stream, int64_t blocks, int64_t columns) {
+  constexpr int kMost = 8, kLeastMultiprocessors = 16;
+  constexpr int64_t kLeastColumns = 2 * 32 * kLoraWarps;
+  if (stream.compute_capability() != 90 || stream.multiprocessors() < kLeastMultiprocessors) return 1;
+  int splits = 1;
+  while (splits < kMost && 2 * splits * blocks <= stream.multiprocessors() &&
+         columns >= 2 * splits * kLeastColumns)
+    splits *= 2;
+  return splits;
+}
+
 template <int kMembers, int kTiles, int kRowTiles, Rows kRows>
-void launch_down(CudaStream& stream, const DownKernelArgs& args) {
-  constexpr int kTokens = 16 * kRowTiles;
+void launch_down(CudaStream& stream, DownKernelArgs args) {
+  constexpr int kTokens = 16 * kRowTiles, kStep = 32 * kLoraWarps;
+  const unsigned blocks = blocks_for(args.x.rows, kTokens);
+  const int splits = down_splits(stream, blocks, args.x.columns);
+  const int64_t steps = (args.x.columns + kStep - 1) / kStep;
+  args.split_columns = (steps + splits - 1) / splits * kStep;
+  const size_t outputs = kTokens * static_cast<size_t>(args.count) * 8 * kTiles;
+  const size_t given = splits > 1 ? outputs + static_cast<size_t>(splits * splits) : 0;
   launch(stream, "lora_down",
-         {.grid = blocks_for(args.x.rows, kTokens),
+         {.grid = dim3(blocks, static_cast<unsigned>(splits)),
           .block = kLoraThreads,
-          .shared_bytes = sizeof(float) * kLoraWarps * kTokens * static_cast<size_t>(args.count) * 8 * kTiles,
-          .overlap = Overlap::kWithPrevious},
+          .shared_bytes = sizeof(float) * (kLoraWarps * outputs + given),
+          .overlap = Overlap::kWithPrevious,
+          .cluster_y = static_cast<unsigned>(splits)},
          lora_down_kernel<kMembers, kTiles, kRowTiles, kRows>, args);
 }
 
 }  // namespace
 
-// Reads x once: 2 T K bytes, and A once a block (16 or 32 tokens), from L2. Qwen3-8B, T = 4096: 34 MB for
+// Reads x once: 2 T K bytes, and A for each 16 or 32 tokens, from L2. Qwen3-8B, T = 4096: 34 MB for
 // K = 4096, 12 us; 101 MB for K = 12288, 36 us. A mask costs about 90 instructions per 8 elements and
 // member, less than the memory takes.
 void lora_down(CudaStream& stream, const LoraDownArgs& args) {
@@ -172,6 +218,7 @@ void lora_down(CudaStream& stream, const LoraDownArgs& args) {
                              .mask = args.mask,
                              .slot = static_cast<int>(args.slot),
                              .first_rank = 0,
+                             .split_columns = 0,
                              .u = args.u,
                              .u_stride = args.u_stride,
                              .u_width = args.u_width};
