@@ -5,6 +5,7 @@
 #include "kernels/cuda/few_token.h"
 #include "kernels/cuda/few_token_inputs.h"
 #include "kernels/cuda/few_token_large.h"
+#include "kernels/cuda/few_token_lora.h"
 #include "kernels/cuda/few_token_small.h"
 #include "kernels/cuda/few_token_weights.cuh"
 #include "kernels/cuda/few_token_wgmma.h"
@@ -182,6 +183,7 @@ class Launch {
   }
   void take_scratch();
   void queue_inputs();
+  FewTokenLoraArgs lora_args() const;
   void launch_small();
 
   const Request& request_;
@@ -206,7 +208,9 @@ void Launch::take_scratch() {
   size_t u[kMaxLinearGroup];
   for (int i = 0; i < p_.member_count; ++i)
     u[i] = add(static_cast<size_t>(p_.members[i].rank) * tokens * sizeof(float));
-  const size_t inputs = add(few_token_inputs_scratch(p_));
+  const size_t inputs = add(!has_adapter()     ? 0
+                            : needs_operands() ? few_token_inputs_scratch(p_)
+                                               : few_token_lora_scratch(lora_args()));
   const size_t operand_bytes = std::max(tokens, static_cast<size_t>(wgmma_.input_rows)) *
                                static_cast<size_t>(p_.column_tiles) * kTileColumns * 2;
   const size_t f16 = add(needs(Operands::kF16) ? operand_bytes : 0);
@@ -229,15 +233,33 @@ void Launch::take_scratch() {
 }
 
 void Launch::queue_inputs() {
-  FewTokenInputs inputs{.operands = needs_operands(),
-                        .image_rows = kernel_ == Kernel::kWgmma ? wgmma_.input_rows : 0,
-                        .early_readers = 0,
-                        .scratch = inputs_scratch_};
-  if (!needs_operands() && request_.tuning.overlap_launches) {
-    inputs.early_readers = static_cast<int>(shape_.grid.x * shape_.grid.y);
+  if (needs_operands()) {
+    const FewTokenInputs inputs{.image_rows = kernel_ == Kernel::kWgmma ? wgmma_.input_rows : 0,
+                                .scratch = inputs_scratch_};
+    return launch_few_token_inputs(stream_, p_, inputs, overlap());
+  }
+  FewTokenLoraArgs lora = lora_args();
+  if (request_.tuning.overlap_launches) {
+    lora.early_readers = static_cast<int>(shape_.grid.x * shape_.grid.y);
     small_.input_is_there = input_is_there(stream_);
   }
-  launch_few_token_inputs(stream_, p_, inputs, overlap());
+  few_token_lora_input(stream_, lora, inputs_scratch_, overlap());
+}
+
+FewTokenLoraArgs Launch::lora_args() const {
+  FewTokenLoraArgs lora{.x = p_.x,
+                        .x_is_bf16 = p_.x_is_bf16,
+                        .x_stride = p_.x_stride,
+                        .norm = p_.norm,
+                        .epsilon = p_.epsilon,
+                        .tokens = p_.tokens,
+                        .columns = p_.columns,
+                        .count = p_.member_count,
+                        .members = {}};
+  for (int i = 0; i < p_.member_count; ++i)
+    lora.members[i] = {
+        .a = p_.members[i].lora_a, .u = const_cast<float*>(p_.members[i].lora_u), .rank = p_.members[i].rank};
+  return lora;
 }
 
 void Launch::launch_small() {

@@ -9,8 +9,8 @@ namespace onggi::cuda {
 namespace {
 
 // The more threads of a token, the sooner; beside fewer, of 40 registers, fit two blocks of two groups of
-// few_token_wgmma.cuh. Without operands, small blocks find room beside those of the next kernel.
-constexpr int kManyThreads = 512, kFewThreads = 256, kFewestThreads = 128;
+// few_token_wgmma.cuh.
+constexpr int kManyThreads = 512, kFewThreads = 256;
 constexpr int threads_of_multiprocessor(bool has_adapters) { return has_adapters ? 1024 : 1536; }
 constexpr int kTokens = 8;        // as many as mma's D has columns
 constexpr int kWarpColumns = 32;  // eight of each lane of a row
@@ -21,10 +21,9 @@ constexpr int chunk_columns(int threads) { return kWarpColumns * threads / kWarp
 struct InputsKernelParams {
   FewTokenParams p;
   int operand_blocks, image_rows;
-  int rank_tiles, chunks, early_readers;
-  float* partials;     // [8 tokens][chunk]: [tile][16 ranks][8], then squares of x [8]
-  unsigned* arrived;   // of the blocks of each 8 tokens; 0 before and after
-  unsigned* is_there;  // input_is_there
+  int rank_tiles, chunks;
+  float* partials;    // [8 tokens][chunk]: [tile][16 ranks][8], then squares of x [8]
+  unsigned* arrived;  // of the blocks of each 8 tokens; 0 before and after
 };
 constexpr int partial_floats(int rank_tiles) { return rank_tiles * kTileSums + kTokens; }
 
@@ -96,9 +95,6 @@ __device__ __forceinline__ void make_u(const InputsKernelParams& in, int block) 
     load_a(p.members[tile.member], p.columns, tile.first + group + 8 * i, column, a[i]);
   if (p.norm != nullptr) load_norm_8(p, column, norm);
   grid_dependency_wait();
-  // What follows may read x: what wrote it is done.
-  if (in.early_readers > 0 && block == 0 && threadIdx.x == 0)
-    store_release(in.is_there, static_cast<unsigned>(in.early_readers));
   float x[8];
   load_input_8(p, min(kTokens * eight + group, p.tokens - 1), column, x);
   float square = warp_sum<4>(squares_of(x));
@@ -160,7 +156,7 @@ __global__ void __launch_bounds__(kThreads, threads_of_multiprocessor(kHasAdapte
   operands.make(in.image_rows);
 }
 
-// Of the blocks of each eight tokens; the last one is input_is_there's.
+// Of the blocks of each eight tokens.
 constexpr int kCounters = 64;
 unsigned* counters(CudaStream& stream) { return arrivals<InputsKernelParams, kCounters>(stream); }
 
@@ -186,25 +182,20 @@ void launch_inputs(CudaStream& stream, InputsKernelParams& in, Overlap overlap) 
 size_t few_token_inputs_scratch(const FewTokenParams& p) {
   const int tiles = rank_tiles_of(p);
   if (tiles == 0) return 0;
-  const int chunks = ceil_div(p.columns, chunk_columns(kFewestThreads));
+  const int chunks = ceil_div(p.columns, chunk_columns(kFewThreads));
   return static_cast<size_t>(ceil_div(p.tokens, kTokens)) * static_cast<size_t>(chunks) *
          static_cast<size_t>(partial_floats(tiles)) * sizeof(float);
 }
 
-unsigned* input_is_there(CudaStream& stream) { return counters(stream) + kCounters - 1; }
-
 void launch_few_token_inputs(CudaStream& stream, const FewTokenParams& p, const FewTokenInputs& inputs,
                              Overlap overlap) {
   InputsKernelParams in{.p = p,
-                        .operand_blocks = inputs.operands ? p.tokens : 0,
+                        .operand_blocks = p.tokens,
                         .image_rows = inputs.image_rows,
                         .rank_tiles = rank_tiles_of(p),
                         .chunks = 0,
-                        .early_readers = inputs.early_readers,
                         .partials = static_cast<float*>(inputs.scratch),
-                        .arrived = counters(stream),
-                        .is_there = input_is_there(stream)};
-  if (!inputs.operands) return launch_inputs<kFewestThreads>(stream, in, overlap);
+                        .arrived = counters(stream)};
   if (inputs.image_rows > 0) return launch_inputs<kFewThreads>(stream, in, overlap);
   launch_inputs<kManyThreads>(stream, in, overlap);
 }
