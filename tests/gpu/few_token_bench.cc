@@ -30,7 +30,7 @@ namespace {
 
 constexpr int64_t kHidden = 4096, kQuery = 4096, kKey = 1024, kFfn = 12288, kVocabulary = 151936;
 constexpr int kLayers = 36;
-constexpr int64_t kMostTokens = 192;
+constexpr int64_t kMostTokens = 192, kMostTokensPlain = 64;  // of quantised and of plain weights
 
 struct Recipe {
   std::string name;
@@ -211,7 +211,7 @@ Bench::Bench(const Recipe& recipe, Shapes shapes) : recipe_(recipe), shapes_(sha
 
 void Bench::queue(int kind, int layer, int64_t tokens, const cuda::FewTokenTuning& tuning) {
   AdaptedLinearArgs args = kind == kHead ? head_ : layers_[static_cast<size_t>(layer)].args[kind];
-  args.tokens = tokens;
+  args.tokens = is_quantized(args.members[0].weight.dtype) ? tokens : std::min(tokens, kMostTokensPlain);
   const bool taken = kind == kGateUp
                          ? cuda::few_token_gated_linear(context_, {.linears = args, .out = gated_}, tuning)
                          : cuda::few_token_linear(context_, args, tuning);

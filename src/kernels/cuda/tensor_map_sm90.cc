@@ -17,10 +17,15 @@ using Encode = CUresult (*)(CUtensorMap*, CUtensorMapDataType, cuuint32_t, void*
 Encode find_encode() {
   void* function = nullptr;
   cudaDriverEntryPointQueryResult found{};
+  constexpr const char* kName = "cuTensorMapEncodeTiled";
+#if CUDART_VERSION >= 12050
   constexpr unsigned kSince = 12000;  // CUDA 12.0
-  check_cuda(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, kSince, cudaEnableDefault,
-                                              &found),
-             "cudaGetDriverEntryPointByVersion", "cuTensorMapEncodeTiled");
+  check_cuda(cudaGetDriverEntryPointByVersion(kName, &function, kSince, cudaEnableDefault, &found),
+             "cudaGetDriverEntryPointByVersion", kName);
+#else  // deprecated since
+  check_cuda(cudaGetDriverEntryPoint(kName, &function, cudaEnableDefault, &found), "cudaGetDriverEntryPoint",
+             kName);
+#endif
   ONGGI_CHECK(found == cudaDriverEntryPointSuccess && function != nullptr,
               "drivers for Hopper encode tensor maps");
   return reinterpret_cast<Encode>(function);
