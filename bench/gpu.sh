@@ -33,12 +33,15 @@ measure "train 0.6b 2x4x2048" train --shape qwen3-0.6b --tokens 2048 --micro-bat
 measure "train 4b 2x4x2048" train --shape qwen3-4b --tokens 2048 --micro-batch 2 --accumulation 4 --dropout 0
 measure "train 14b 2x4x2048" train --shape qwen3-14b --tokens 2048 --micro-batch 2 --accumulation 4 --dropout 0
 measure "train 32b 2048 recomputed" train --shape qwen3-32b --tokens 2048 --micro-batch 1 --accumulation 1 --dropout 0 --recompute
-for users in 1 2 5 8 16 32 64; do
+for users in 1 2 5 8 16 32 64 128; do
   measure "decode 8b q4_k_m, $users users" decode --shape qwen3-8b --tokens 512 --users "$users"
 done
+measure "prefill 8b q4_k_m 128" prefill --shape qwen3-8b --tokens 128
 measure "prefill 8b q4_k_m 512" prefill --shape qwen3-8b --tokens 512
 measure "prefill 8b q4_k_m 4096" prefill --shape qwen3-8b --tokens 4096
-measure "decode 8b nf4 + adapter" decode --shape qwen3-8b --weights nf4 --adapter --tokens 512
+for users in 1 8 64; do
+  measure "decode 8b nf4 + adapter, $users users" decode --shape qwen3-8b --weights nf4 --adapter --tokens 512 --users "$users"
+done
 measure "decode 8b q8_0" decode --shape qwen3-8b --weights q8_0 --tokens 512
 measure "decode 8b bf16" decode --shape qwen3-8b --weights bf16 --tokens 512
 exit $failed
