@@ -234,9 +234,8 @@ void Launch::take_scratch() {
 
 void Launch::queue_inputs() {
   if (needs_operands()) {
-    const FewTokenInputs inputs{.image_rows = kernel_ == Kernel::kWgmma ? wgmma_.input_rows : 0,
-                                .scratch = inputs_scratch_};
-    return launch_few_token_inputs(stream_, p_, inputs, overlap());
+    const int image_rows = kernel_ == Kernel::kWgmma ? wgmma_.input_rows : 0;
+    return launch_few_token_inputs(stream_, p_, image_rows, inputs_scratch_, overlap());
   }
   FewTokenLoraArgs lora = lora_args();
   if (request_.tuning.overlap_launches) {

@@ -20,8 +20,7 @@ constexpr int chunk_columns(int threads) { return kWarpColumns * threads / kWarp
 
 struct InputsKernelParams {
   FewTokenParams p;
-  int operand_blocks, image_rows;
-  int rank_tiles, chunks;
+  int image_rows, rank_tiles, chunks;
   float* partials;    // [8 tokens][chunk]: [tile][16 ranks][8], then squares of x [8]
   unsigned* arrived;  // of the blocks of each 8 tokens; 0 before and after
 };
@@ -150,7 +149,7 @@ __global__ void __launch_bounds__(kThreads, threads_of_multiprocessor(kHasAdapte
   grid_dependency_launch();
   const int block = static_cast<int>(blockIdx.x);
   if constexpr (kHasAdapters)
-    if (block >= in.operand_blocks) return make_u<kThreads>(in, block - in.operand_blocks);
+    if (block >= in.p.tokens) return make_u<kThreads>(in, block - in.p.tokens);
   TokenOperands<kThreads> operands(in.p, block);
   grid_dependency_wait();
   operands.make(in.image_rows);
@@ -171,7 +170,7 @@ void launch_inputs(CudaStream& stream, InputsKernelParams& in, Overlap overlap) 
   in.chunks = ceil_div(in.p.columns, chunk_columns(kThreads));
   const int eights = ceil_div(in.p.tokens, kTokens);
   ONGGI_CHECK(eights < kCounters);
-  const int blocks = in.operand_blocks + in.rank_tiles * in.chunks * eights;
+  const int blocks = in.p.tokens + in.rank_tiles * in.chunks * eights;
   launch(stream, "few_token_inputs",
          {.grid = static_cast<unsigned>(blocks), .block = kThreads, .overlap = overlap},
          in.rank_tiles > 0 ? inputs_kernel<kThreads, true> : inputs_kernel<kThreads, false>, in);
@@ -187,16 +186,15 @@ size_t few_token_inputs_scratch(const FewTokenParams& p) {
          static_cast<size_t>(partial_floats(tiles)) * sizeof(float);
 }
 
-void launch_few_token_inputs(CudaStream& stream, const FewTokenParams& p, const FewTokenInputs& inputs,
+void launch_few_token_inputs(CudaStream& stream, const FewTokenParams& p, int image_rows, void* scratch,
                              Overlap overlap) {
   InputsKernelParams in{.p = p,
-                        .operand_blocks = p.tokens,
-                        .image_rows = inputs.image_rows,
+                        .image_rows = image_rows,
                         .rank_tiles = rank_tiles_of(p),
                         .chunks = 0,
-                        .partials = static_cast<float*>(inputs.scratch),
+                        .partials = static_cast<float*>(scratch),
                         .arrived = counters(stream)};
-  if (inputs.image_rows > 0) return launch_inputs<kFewThreads>(stream, in, overlap);
+  if (image_rows > 0) return launch_inputs<kFewThreads>(stream, in, overlap);
   launch_inputs<kManyThreads>(stream, in, overlap);
 }
 

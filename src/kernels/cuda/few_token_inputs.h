@@ -6,12 +6,10 @@
 
 namespace onggi::cuda {
 
-struct FewTokenInputs {
-  int image_rows;  // of the order of operand_image_word; 0: of place_of_column
-  void* scratch;   // few_token_inputs_scratch() bytes, aligned to 16
-};
-// Of the params: u of the members with adapters, too.
-void launch_few_token_inputs(CudaStream& stream, const FewTokenParams& params, const FewTokenInputs& inputs,
+// Writes f16, bf16 and factors of the params, those that are not null, and u of the members with adapters.
+// image_rows: of the order of operand_image_word; 0: that of place_of_column. scratch:
+// few_token_inputs_scratch() bytes, aligned to 16.
+void launch_few_token_inputs(CudaStream& stream, const FewTokenParams& params, int image_rows, void* scratch,
                              Overlap overlap);
 size_t few_token_inputs_scratch(const FewTokenParams& params);
 
