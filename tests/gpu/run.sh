@@ -2,10 +2,11 @@
 # Runs the checks that need a card and prints a table. Needs a build with CUDA (cmake --preset cuda; made here where
 # nvcc is installed and the programs are missing).
 #
-#   tests/gpu/run.sh [--build FOLDER] [--sanitizer] [GoogleTest arguments]
+#   tests/gpu/run.sh [--build FOLDER] [--sanitizer] [--bench] [GoogleTest arguments]
 #
 # --build      the folder of the build (default build/cuda)
 # --sanitizer  runs the programs under compute-sanitizer as well: memory errors and races of shared memory
+# --bench      then measures the figures of bench/gpu.sh, each with its floor
 #
 # Exit code: 0 all passed, 1 some failed, 77 there is no card that can be used.
 set -euo pipefail
@@ -14,10 +15,12 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 folder=build/cuda
 tools=(plain)
+bench=no
 while [ $# -gt 0 ]; do
   case $1 in
     --build) folder=$2; shift 2 ;;
     --sanitizer) tools=(plain memcheck racecheck); shift ;;
+    --bench) bench=yes; shift ;;
     *) break ;;
   esac
 done
@@ -77,4 +80,7 @@ done
 
 command -v nvidia-smi >/dev/null && nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
 printf '%s\n' "$table"
+if [ "$bench" = yes ]; then
+  bench/gpu.sh "$folder/onggi" || status=1
+fi
 exit "$status"

@@ -1,7 +1,7 @@
 // What every .cu file of the kernels starts from: launching, and the helpers of device code. Include headers
 // of ours by their full path ("kernels/cuda/ptx.cuh"): the tests put their own ptx.cuh before it and compile
 // the same sources for the CPU. Files that need more than ptx.cuh offers (Hopper's wgmma and TMA) are named
-// *_sm90.cu and left out there.
+// *_sm90.cu; what they include (hopper.cuh, hopper_rows.cuh) has its twin there.
 //
 //   __global__ void __launch_bounds__(256) scale_kernel(const float* x, int64_t n, float* out) { ... }
 //   launch(stream, "scale", {.grid = blocks_for(n, 256), .block = 256}, scale_kernel, x, n, out);
