@@ -17,8 +17,8 @@ namespace {
 
 // More tokens are faster with dequantised weights: a launch for every 128 tokens (on Hopper, else 64) reads
 // the quantised weights once more, a library's product reads and writes 4 bytes a weight for it.
-constexpr int64_t kMostTokensPlain = 64;
 int64_t most_tokens(const CudaStream& stream) { return stream.compute_capability() == 90 ? 256 : 192; }
+constexpr int64_t kMostTokensPlain = 64;
 
 // What is the same for linear and gated layers.
 struct Request {
@@ -130,8 +130,9 @@ class Launch {
                                   request.tuning.blocks_per_multiprocessor, request.tuning.ring_tiles};
     shape_.overlap = overlap();
     // Younger and older cards do not have wgmma.
-    const bool is_hopper = stream_.compute_capability() == 90;
-    if (is_hopper && p_.tokens >= request.tuning.fewest_wgmma_tokens &&
+    const bool has_wgmma =
+        stream_.compute_capability() == 90 && p_.tokens >= request.tuning.fewest_wgmma_tokens;
+    if (has_wgmma &&
         plan_few_token_wgmma({machine, request.tuning.groups, request.tuning.slices}, p_, wgmma_, shape_)) {
       kernel_ = Kernel::kWgmma;
     } else if (plan_few_token_small(machine, p_, small_, shape_)) {
@@ -265,7 +266,7 @@ void Launch::launch_small() {
   try {
     launch_few_token_small(stream_, p_, small_, shape_);
   } catch (...) {
-    // Nobody takes the flag back that few_token_inputs sets for this launch.
+    // Nobody takes the flag back that few_token_lora_input sets for this launch.
     if (small_.input_is_there != nullptr) stream_.fill_zero(small_.input_is_there, sizeof(unsigned));
     throw;
   }

@@ -695,7 +695,7 @@ __device__ __forceinline__ void take_small_rows(const FewTokenParams& p, const F
 // in 6.3 us, o 9.4 MB in 5.5, gate and up 56.6 MB in 15.3, down 28.3 or 41.3 MB in 11 or 16, lm_head 510 MB
 // in 120. Of each, 0.5 us go by until its wait ends, 1.5 to 3 until x is staged, and 1 from the last product
 // to the outputs. Two blocks have room on a multiprocessor. NF4, which adapters are for, leaves room for
-// few_token_inputs' besides, so that the next kernel's blocks start before those have ended: 96
+// few_token_lora_input's besides, so that the next kernel's blocks start before those have ended: 96
 // registers instead of 128.
 template <typename Weights, SmallInput kInput>
 inline constexpr int kBoundThreads = SmallShape<kInput>::kThreads +

@@ -46,10 +46,10 @@ struct FewTokenSmallPlan {
   int slice_tiles;    // of 256 columns, of a slice of K
   int token_warps;    // that bring the activations of one token
   bool has_operands;  // launch_few_token_inputs has made them
-  // The kernel before, few_token_inputs or the product of another dtype, starts this one after what wrote
+  // The kernel before, few_token_lora_input or the product of another dtype, starts this one after what wrote
   // x was done: x may be read at once, and the wait comes before the outputs.
   bool waits_late;
-  unsigned* input_is_there;  // few_token_inputs.h, by which x is waited for; null: it is there
+  unsigned* input_is_there;  // few_token_lora.h, by which x is waited for; null: it is there
   int row_bytes;             // of a token's activations in shared memory
   // Where things lie in shared memory; NF4's table comes first, so that its address is a constant.
   int activations, reductions, factors, partials, ring;
