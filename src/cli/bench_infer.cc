@@ -79,8 +79,12 @@ void Bench::decode() {
     if (repeat > 0) seconds.push_back(watch.seconds());
   }
   const double rate = static_cast<double>(options_.users * generated) / median(seconds);
-  const double bytes =
-      static_cast<double>(model->weight_bytes);  // the embedding is read once, as the output matrix
+  // Of the embedding a step reads its tokens' rows, unless it is the output matrix as well.
+  const WeightView& embedding = model->embedding;
+  const int64_t unread = embedding.data == model->lm_head.data
+                             ? 0
+                             : dtype_bytes(embedding.dtype, embedding.rows * embedding.columns);
+  const double bytes = static_cast<double>(model->weight_bytes) - static_cast<double>(unread);
   const double limit = device_.is_gpu() ? copy_rate(device_.stream()) : read_rate(threads_);
   add(text("decode, {} users after {} tokens", options_.users, past), rate, "tok/s");
   add(text("weights read a step"), bytes / 1e9, "GB");

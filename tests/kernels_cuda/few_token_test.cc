@@ -500,8 +500,9 @@ TEST(FewToken, AdaptersOfActivationsThatAreNothing) {
                     .fewest_wgmma_tokens = fewest});
 }
 
-// One or two tokens: up to rank 32, in fours, blocks bring rows of B and u along; others read them where they
-// lie. Members of one block and of several, gate and up, and more rows than threads, in several phases.
+// One or two tokens: blocks make u, a rank or more each where there are few of them; up to rank 32, in fours,
+// they bring rows of B along, others are read where they lie. Members of one block and of several, gate and
+// up, and more rows than threads, in several phases.
 TEST(FewToken, AdaptersOfNf4) {
   constexpr DType kType = DType::kNF4;
   for (const int64_t tokens : {1, 2})

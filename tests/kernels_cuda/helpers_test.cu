@@ -312,12 +312,14 @@ __global__ void arithmetic_kernel(float* out, int* integers) {
   const char* source = reinterpret_cast<const char*>(integers);
   integers[4] = static_cast<int>(load_once_4(source));
   grid_dependency_wait();
+  store_relaxed(reinterpret_cast<unsigned*>(integers) + 5,
+                load_relaxed(reinterpret_cast<unsigned*>(integers)) + 1);
   grid_dependency_launch();
 }
 
 TEST(CudaHelpers, Arithmetic) {
   const DeviceArray<float> out(4);
-  const DeviceArray<int> integers(5);
+  const DeviceArray<int> integers(6);
   launch(cuda(), "arithmetic", {.grid = 1, .block = 1, .overlap = Overlap::kWithPrevious}, arithmetic_kernel,
          out.data(), integers.data());
   const std::vector<float> got = out.values();
@@ -330,6 +332,7 @@ TEST(CudaHelpers, Arithmetic) {
   EXPECT_EQ(whole[1], 3);
   EXPECT_EQ(whole[2], 2 - 40);
   EXPECT_EQ(static_cast<unsigned>(whole[3]), 0xFF01FF7FU);
+  EXPECT_EQ(whole[5], 0x77225501);
 }
 
 }  // namespace

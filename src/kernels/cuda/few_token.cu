@@ -5,7 +5,6 @@
 #include "kernels/cuda/few_token.h"
 #include "kernels/cuda/few_token_inputs.h"
 #include "kernels/cuda/few_token_large.h"
-#include "kernels/cuda/few_token_lora.h"
 #include "kernels/cuda/few_token_small.h"
 #include "kernels/cuda/few_token_weights.cuh"
 #include "kernels/cuda/few_token_wgmma.h"
@@ -146,14 +145,15 @@ class Launch {
 
   void queue() {
     take_scratch();
-    if (has_adapter() || needs_operands()) queue_inputs();
+    if (needs_operands())
+      launch_few_token_inputs(stream_, p_, kernel_ == Kernel::kWgmma ? wgmma_.input_rows : 0, inputs_scratch_,
+                              overlap());
     switch (kernel_) {
       case Kernel::kNone:
         break;
       case Kernel::kSmall:
-        small_.waits_late = (has_adapter() || request_.input_is_there) && !needs_operands() &&
-                            request_.tuning.overlap_launches;
-        launch_small();
+        small_.waits_late = request_.input_is_there && !needs_operands() && request_.tuning.overlap_launches;
+        launch_few_token_small(stream_, p_, small_, shape_);
         break;
       case Kernel::kLarge:
         launch_few_token_large(stream_, p_, large_, shape_);
@@ -183,9 +183,6 @@ class Launch {
     return false;
   }
   void take_scratch();
-  void queue_inputs();
-  FewTokenLoraArgs lora_args() const;
-  void launch_small();
 
   const Request& request_;
   CudaStream& stream_;
@@ -199,6 +196,7 @@ class Launch {
 };
 
 void Launch::take_scratch() {
+  if (!needs_operands()) return;
   const auto tokens = static_cast<size_t>(p_.tokens);
   size_t bytes = 0;
   const auto add = [&bytes](size_t more) {
@@ -209,67 +207,24 @@ void Launch::take_scratch() {
   size_t u[kMaxLinearGroup];
   for (int i = 0; i < p_.member_count; ++i)
     u[i] = add(static_cast<size_t>(p_.members[i].rank) * tokens * sizeof(float));
-  const size_t inputs = add(!has_adapter()     ? 0
-                            : needs_operands() ? few_token_inputs_scratch(p_)
-                                               : few_token_lora_scratch(lora_args()));
+  const size_t inputs = add(few_token_inputs_scratch(p_));
   const size_t operand_bytes = std::max(tokens, static_cast<size_t>(wgmma_.input_rows)) *
                                static_cast<size_t>(p_.column_tiles) * kTileColumns * 2;
   const size_t f16 = add(needs(Operands::kF16) ? operand_bytes : 0);
   const size_t bf16 = add(needs(Operands::kBF16) ? operand_bytes : 0);
-  const size_t factors = add(needs_operands() ? tokens * sizeof(float) : 0);
+  const size_t factors = add(tokens * sizeof(float));
   // Slices meet in memory but for those of a cluster.
   const bool has_partials = p_.slices > 1 && kernel_ != Kernel::kWgmma;
   const size_t partials = add(!has_partials ? 0
                                             : static_cast<size_t>(p_.slices) * tokens *
                                                   static_cast<size_t>(p_.partial_rows) * sizeof(float));
-  if (bytes == 0) return;
   auto* memory = static_cast<std::byte*>(stream_.scratch(bytes));
   for (int i = 0; i < p_.member_count; ++i) p_.members[i].lora_u = reinterpret_cast<float*>(memory + u[i]);
   inputs_scratch_ = memory + inputs;
   if (has_partials) p_.partials = reinterpret_cast<float*>(memory + partials);
-  if (!needs_operands()) return;
   if (needs(Operands::kF16)) p_.f16 = memory + f16;
   if (needs(Operands::kBF16)) p_.bf16 = memory + bf16;
   p_.factors = reinterpret_cast<float*>(memory + factors);
-}
-
-void Launch::queue_inputs() {
-  if (needs_operands()) {
-    const int image_rows = kernel_ == Kernel::kWgmma ? wgmma_.input_rows : 0;
-    return launch_few_token_inputs(stream_, p_, image_rows, inputs_scratch_, overlap());
-  }
-  FewTokenLoraArgs lora = lora_args();
-  if (request_.tuning.overlap_launches) {
-    lora.early_readers = static_cast<int>(shape_.grid.x * shape_.grid.y);
-    small_.input_is_there = input_is_there(stream_);
-  }
-  few_token_lora_input(stream_, lora, inputs_scratch_, overlap());
-}
-
-FewTokenLoraArgs Launch::lora_args() const {
-  FewTokenLoraArgs lora{.x = p_.x,
-                        .x_is_bf16 = p_.x_is_bf16,
-                        .x_stride = p_.x_stride,
-                        .norm = p_.norm,
-                        .epsilon = p_.epsilon,
-                        .tokens = p_.tokens,
-                        .columns = p_.columns,
-                        .count = p_.member_count,
-                        .members = {}};
-  for (int i = 0; i < p_.member_count; ++i)
-    lora.members[i] = {
-        .a = p_.members[i].lora_a, .u = const_cast<float*>(p_.members[i].lora_u), .rank = p_.members[i].rank};
-  return lora;
-}
-
-void Launch::launch_small() {
-  try {
-    launch_few_token_small(stream_, p_, small_, shape_);
-  } catch (...) {
-    // Nobody takes the flag back that few_token_lora_input sets for this launch.
-    if (small_.input_is_there != nullptr) stream_.fill_zero(small_.input_is_there, sizeof(unsigned));
-    throw;
-  }
 }
 
 // Moves the arguments to the tokens from `token` on.

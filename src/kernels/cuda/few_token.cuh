@@ -9,6 +9,17 @@ namespace onggi::cuda {
 constexpr int ceil_div(int n, int d) { return (n + d - 1) / d; }
 constexpr int rounded_up(int n, int multiple) { return ceil_div(n, multiple) * multiple; }
 
+// n / divisor for small n.
+struct Divider {
+  float inverse;
+  __device__ __forceinline__ explicit Divider(int divisor) {
+    inverse = __fdividef(1.0f, static_cast<float>(divisor));
+  }
+  __device__ __forceinline__ int quotient(int n) const {
+    return static_cast<int>((static_cast<float>(n) + 0.5f) * inverse);
+  }
+};
+
 struct FewTokenMember {
   const uint8_t* data;
   const uint8_t* nf4_absmax;
@@ -22,7 +33,7 @@ struct FewTokenMember {
   float lora_scale;
   const float* lora_a;  // f32 [R, K]
   const float* lora_b;  // f32 [N, R]
-  const float* lora_u;  // f32 [T, R]: norm(x) A^T
+  const float* lora_u;  // f32 [T, R]: norm(x) A^T; where there are operands
   void* out;            // [T, N]
 };
 
@@ -183,11 +194,16 @@ __device__ __forceinline__ void scale_8(float (&values)[8], const float (&weight
 #pragma unroll
   for (int i = 0; i < 8; ++i) values[i] *= weights[i];
 }
-__device__ __forceinline__ float squares_of(const float (&values)[8]) {
+__device__ __forceinline__ float dot_8(const float (&a)[8], const float (&b)[8]) {
   float sum = 0;
 #pragma unroll
-  for (int i = 0; i < 8; ++i) sum = fmaf(values[i], values[i], sum);
+  for (int i = 0; i < 8; ++i) sum = fmaf(a[i], b[i], sum);
   return sum;
+}
+__device__ __forceinline__ float squares_of(const float (&values)[8]) { return dot_8(values, values); }
+// A token's 1 / rms(x) from the sum of its squares; 1 without a norm.
+__device__ __forceinline__ float norm_factor(const FewTokenParams& p, float square) {
+  return p.norm == nullptr ? 1.0f : rsqrtf(__fdividef(square, static_cast<float>(p.columns)) + p.epsilon);
 }
 __device__ __forceinline__ float largest_of(const float (&values)[8]) {
   float largest = 0;

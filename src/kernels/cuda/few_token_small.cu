@@ -1,6 +1,7 @@
 // The plan of few_token_small.cuh.
 #include <algorithm>
 
+#include "kernels/cuda/arrivals.h"
 #include "kernels/cuda/few_token_small.cuh"
 
 namespace onggi::cuda {
@@ -70,16 +71,27 @@ ScaledShape scaled_shape(DType dtype) {
   return shape;
 }
 
-// Bytes of the rows of B and u that a block brings into shared memory; 0: there are none, or too many.
-int lora_row_bytes(const FewTokenParams& p, const FewTokenSmallPlan& plan) {
-  if (plan.has_operands || p.slices > 1 || p.runs[0].dtype != DType::kNF4) return 0;
+// FewTokenSmallPlan::rank_slots.
+int rank_slots(const FewTokenParams& p) {
   int rank = 0;
-  for (int i = 0; i < p.member_count; ++i) {
+  for (int i = 0; i < p.member_count; ++i) rank = std::max(rank, p.members[i].rank);
+  return rounded_up(rank, 4);
+}
+// Whether blocks can make u of what they bring of x.
+bool can_make_u(const FewTokenParams& p, int blocks) {
+  for (int i = 0; i < p.member_count; ++i)
+    if (p.members[i].rank > 0 && reinterpret_cast<uintptr_t>(p.members[i].lora_a) % 16 != 0) return false;
+  const int ranks = p.member_count * rank_slots(p);
+  return ceil_div(ranks, blocks) <= kMostOwnRanks && ranks * p.tokens <= kMostUWords;
+}
+
+// Bytes of a row of B that a block brings into shared memory; 0: there are none, or they are too long.
+int lora_row_bytes(const FewTokenParams& p, const FewTokenSmallPlan& plan) {
+  if (p.runs[0].dtype != DType::kNF4) return 0;
+  for (int i = 0; i < p.member_count; ++i)
     if (p.members[i].rank % 4 != 0) return 0;
-    rank = std::max(rank, p.members[i].rank);
-  }
   constexpr int kMostRank = 32;
-  return rank <= kMostRank ? 4 * rank : 0;
+  return plan.rank_slots <= kMostRank ? 4 * plan.rank_slots : 0;
 }
 // Outputs of a block's first phase that threads finish first, and rows of B that each needs.
 int lora_rows(const FewTokenParams& p, const FewTokenSmallPlan& plan) {
@@ -89,6 +101,14 @@ int lora_rows(const FewTokenParams& p, const FewTokenSmallPlan& plan) {
     most = std::max(most, ceil_div(p.runs[i].tiles / together, plan.blocks[i]));
   most = std::min(most, OwnShape::kPhaseRows / together);
   return together * std::min(kTileRows * most * p.tokens, OwnShape::kThreads);
+}
+
+// Bytes for what warps find of x: OwnInput's sums of squares, largest magnitudes, and dot products with as
+// many rows of A as a block has.
+int reduction_bytes(const FewTokenParams& p, const FewTokenSmallPlan& plan) {
+  int blocks = 0;
+  for (int i = 0; i < p.run_count; ++i) blocks += plan.blocks[i];
+  return OwnShape::kWarps * 4 * (2 + ceil_div(p.member_count * plan.rank_slots, blocks));
 }
 
 int lay_out_shared(const FewTokenParams& p, FewTokenSmallPlan& plan, int slots) {
@@ -108,7 +128,7 @@ int lay_out_shared(const FewTokenParams& p, FewTokenSmallPlan& plan, int slots) 
   }
   take(has_nf4 ? Nf4Weights::kTableBytes : 0);
   plan.activations = take(p.tokens * plan.row_bytes);
-  plan.reductions = take(warps_of(plan) * 8);
+  plan.reductions = take(plan.has_operands ? 0 : reduction_bytes(p, plan));
   plan.factors = take(p.tokens * 4);
   plan.partials = take(partial_slots_of(plan) * kTileRows * p.tokens * 4);
   // NF4's blocks have a float of each token side by side.
@@ -121,7 +141,7 @@ int lay_out_shared(const FewTokenParams& p, FewTokenSmallPlan& plan, int slots) 
   plan.zeros = take(plan.has_operands ? 0 : kScaledZeroBytes);
   plan.lora_row = lora_row_bytes(p, plan);
   plan.lora_b = take(plan.lora_row * lora_rows(p, plan));
-  plan.lora_u = take(plan.lora_row * p.member_count * p.tokens);
+  plan.lora_u = take(4 * plan.rank_slots * p.member_count * p.tokens);
   plan.ring_slots = slots;
   plan.ring = take(warps_of(plan) * slots * plan.ring_slot);
   return at;
@@ -159,10 +179,12 @@ bool plan_few_token_small(const FewTokenMachine& machine, FewTokenParams& p, Few
   p.slices = ceil_div(p.column_tiles * p.tokens, kMostSliceTiles);
   plan.slice_tiles = ceil_div(p.column_tiles, p.slices);
   p.slices = ceil_div(p.column_tiles, plan.slice_tiles);
-  plan.has_operands = p.tokens > kMostOwnOperands || p.slices > 1 || !can_bring_own(p);
   const int most_blocks = machine.multiprocessors * machine.blocks_per_multiprocessor / p.slices;
   if (most_blocks < p.run_count) return false;
   const int blocks = cut_rows(p, most_blocks, plan);
+  plan.has_operands =
+      p.tokens > kMostOwnOperands || p.slices > 1 || !can_bring_own(p) || !can_make_u(p, blocks);
+  plan.rank_slots = plan.has_operands ? 0 : rank_slots(p);
   plan.token_warps = warps_of(plan) / p.tokens;
   const int shared_bytes = fit_shared(machine, p, plan);
   if (static_cast<size_t>(shared_bytes) > machine.shared_bytes) return false;
@@ -175,7 +197,11 @@ bool plan_few_token_small(const FewTokenMachine& machine, FewTokenParams& p, Few
 void launch_few_token_small(CudaStream& stream, const FewTokenParams& p, const FewTokenSmallPlan& plan,
                             const LaunchShape& shape) {
   if (plan.has_operands) return launch_few_token_8(stream, p, plan, shape);
-  launch_few_token_2(stream, p, plan, shape);
+  if (plan.rank_slots == 0) return launch_few_token_2(stream, p, plan, shape);
+  FewTokenSmallPlan adapted = plan;
+  adapted.u_words = arrivals<FewTokenSmallPlan, kMostUWords + 1>(stream);
+  adapted.u_readers = adapted.u_words + kMostUWords;
+  launch_few_token_2_adapted(stream, p, adapted, shape);
 }
 
 }  // namespace onggi::cuda

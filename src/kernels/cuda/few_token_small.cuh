@@ -15,20 +15,10 @@
 #include "kernels/cuda/few_token_adapters.cuh"
 #include "kernels/cuda/few_token_scaled.cuh"
 #include "kernels/cuda/few_token_small.h"
+#include "kernels/cuda/few_token_small_adapters.cuh"
 #include "kernels/cuda/few_token_weights.cuh"
 
 namespace onggi::cuda {
-
-// n / divisor for small n.
-struct Divider {
-  float inverse;
-  __device__ __forceinline__ explicit Divider(int divisor) {
-    inverse = __fdividef(1.0f, static_cast<float>(divisor));
-  }
-  __device__ __forceinline__ int quotient(int n) const {
-    return static_cast<int>((static_cast<float>(n) + 0.5f) * inverse);
-  }
-};
 
 // Which steps of a phase are a warp's: neighbours in the order of rows.
 struct WarpShare {
@@ -38,7 +28,7 @@ struct WarpShare {
 
 // Tiles that a warp takes at a time.
 template <typename Weights, SmallInput kInput>
-inline constexpr int kSmallStep = kInput == SmallInput::kOwn ? ScaledTile<Weights>::kStep : 1;
+inline constexpr int kSmallStep = makes_own(kInput) ? ScaledTile<Weights>::kStep : 1;
 
 // The block's rows of tiles, in phases.
 template <SmallInput kInput>
@@ -136,8 +126,8 @@ __device__ __forceinline__ void wait_for_copies(int pending) {
 
 // What a thread brings of x, times the norm's weight, into shared memory: eights of columns of a token, two
 // at a time. The code of that is there once, since a launch's first pass through instructions is slow: what
-// it needs next waits in registers that move on.
-template <typename Weights>
+// it needs next waits in registers that move on. On the way they are multiplied by the block's rows of A.
+template <typename Weights, bool kAdapted>
 class OwnInput {
  public:
   // Reads what does not depend on the kernel before.
@@ -152,87 +142,132 @@ class OwnInput {
         is_bf16_(p.x_is_bf16),
         x_(static_cast<const unsigned char*>(p.x) +
            (is_bf16_ ? 2 : 4) * (token_ * p.x_stride + kTileColumns * first_column + 8 * begin_)),
-        norm_(p.norm == nullptr ? nullptr : p.norm + kTileColumns * first_column) {
-    load_norms(begin_);
+        norm_(p.norm == nullptr ? nullptr : p.norm + kTileColumns * first_column),
+        ranks_(p, plan) {
+    load_columns(begin_);
+    if constexpr (kAdapted) {
+      if (ranks_.row() == nullptr) return;
+#pragma unroll 1
+      for (int eight = begin_ + 2 * step_; eight < filled_; eight += step_)
+        prefetch_l2(ranks_.row() + 8 * eight);
+    }
   }
 
   // And into factors what finished sums are multiplied with: the norm's 1 / rms(x) and, where activations
   // have one unit, that. Ends with a barrier.
   __device__ __forceinline__ void stage(const FewTokenParams& p, const FewTokenSmallPlan& plan,
                                         unsigned char* shared) {
-    auto* reductions = reinterpret_cast<float2*>(shared + plan.reductions);
+    auto* reductions = reinterpret_cast<float*>(shared + plan.reductions);
     unsigned char* row = shared + plan.activations + token_ * plan.row_bytes;
-    auto* factor = reinterpret_cast<float*>(shared + plan.factors) + token_;
-    float2 found = make_float2(0, 0);  // the sum of squares, and the largest magnitude
-    if constexpr (ScaledTile<Weights>::kIsThere) {
-      auto* blocks =
-          reinterpret_cast<float*>(shared + plan.block_factors) + token_ * plan.block_factors_stride;
-      for_own(found.x, [&](int eight, const float(&values)[8]) {
-        ScaledTile<Weights>::leave(values, eight, eight < eights_, row, blocks);
-      });
-      found.x = warp_sum(found.x);
-      if (lane_index() == 0) reductions[warp_index()] = found;
-      if (threadIdx.x < kScaledZeroBytes / 4)
-        reinterpret_cast<uint32_t*>(shared + plan.zeros)[threadIdx.x] = 0;
-      // The table came with the first of the ring's groups.
-      if constexpr (std::is_same_v<Weights, Nf4Weights>) wait_for_copies(plan.ring_slots - 1);
-      __syncthreads();
-      // Not before: what the next kernel's blocks fetch ahead would keep the activations waiting.
-      grid_dependency_launch();
-      // Nobody needs it before the next barrier.
-      if (eights_ > 0 && begin_ < kWarp) {
-        const float square = together(plan, reductions).x;
-        if (begin_ == 0) *factor = norm_factor(p, square);
-      }
-    } else {
-      // The largest magnitude of all comes first.
-      constexpr Operands kOperands = Weights::kOperands;
-      PowerOfTwo power{};
+    auto* blocks = reinterpret_cast<float*>(shared + plan.block_factors) + token_ * plan.block_factors_stride;
+    const Ranks first_ranks = ranks_;
+    PowerOfTwo power{};
+    // Each of the block's rows of A is a turn. Scaled activations are left in the first one, others in one
+    // that comes after all, when the largest magnitude of all is known.
+    bool leaves = kScaled;
 #pragma unroll 1
-      for (int turn = 0; turn < 2; ++turn) {
-        for_own(found.x, [&](int eight, const float(&values)[8]) {
-          if (turn == 0) {
-            found.y = fmaxf(found.y, largest_of(values));
-          } else if (eight < eights_) {
-            *reinterpret_cast<uint4*>(row + 2 * place_of_column(kOperands, 8 * eight)) =
-                pack_operands(kOperands, power.scale, values);
-          }
-        });
-        if (turn == 1) break;
-        found = make_float2(warp_sum(found.x), warp_max(found.y));
-        if (lane_index() == 0) reductions[warp_index()] = found;
-        __syncthreads();
-        grid_dependency_launch();
-        if (eights_ == 0) break;
-        load_norms(begin_);
-        found = together(plan, reductions);
-        power = power_for(found.y);
-        if (begin_ == 0) *factor = power.inverse * norm_factor(p, found.x);
+    for (int turn = 0;; ++turn) {
+      float largest = 0;
+      Found found{};
+      for_own(found, [&](int eight, const float(&values)[8]) {
+        if constexpr (kScaled) {
+          if (leaves) ScaledTile<Weights>::leave(values, eight, eight < eights_, row, blocks);
+        } else if (!leaves) {
+          largest = fmaxf(largest, largest_of(values));
+        } else if (eight < eights_) {
+          constexpr Operands kOperands = Weights::kOperands;
+          *reinterpret_cast<uint4*>(row + 2 * place_of_column(kOperands, 8 * eight)) =
+              pack_operands(kOperands, power.scale, values);
+        }
+      });
+      if (!kScaled && leaves) break;
+      float* of_warp = reductions + warp_index();
+      if (turn == 0) {
+        found.square = warp_sum(found.square);
+        if constexpr (!kScaled) largest = warp_max(largest);
+        if (lane_index() == 0) {
+          of_warp[kWarps * kSquares] = found.square;
+          if constexpr (!kScaled) of_warp[kWarps * kLargest] = largest;
+        }
       }
-      __syncthreads();
+      if (kAdapted && ranks_.is_one_left()) {
+        found.dot = warp_sum(found.dot);
+        if (lane_index() == 0) of_warp[kWarps * (kDots + turn)] = found.dot;
+      }
+      ranks_.next(p, plan);
+      const bool is_last = !ranks_.is_one_left();
+      if (is_last) {
+        if constexpr (kScaled) {
+          if (threadIdx.x < kScaledZeroBytes / 4)
+            reinterpret_cast<uint32_t*>(shared + plan.zeros)[threadIdx.x] = 0;
+          // The table came with the first of the ring's groups.
+          if constexpr (std::is_same_v<Weights, Nf4Weights>) wait_for_copies(plan.ring_slots - 1);
+        }
+        __syncthreads();
+        // Not before: what the next kernel's blocks fetch ahead would keep the activations waiting.
+        grid_dependency_launch();
+        if constexpr (!kScaled) power = power_for(warp_max<kWarps>(of_lane(plan, reductions, kLargest)));
+        // Nobody needs them before the next barrier.
+        if (eights_ > 0 && begin_ < kWarp) finish(p, plan, shared, reductions, first_ranks, power);
+        if (kScaled) break;
+      }
+      leaves = !kScaled && is_last;
+      load_columns(begin_);
     }
+    if constexpr (!kScaled) __syncthreads();
   }
 
  private:
-  // The token's 1 / rms(x) from the sum of its squares.
-  static __device__ __forceinline__ float norm_factor(const FewTokenParams& p, float square) {
-    return p.norm == nullptr ? 1.0f : rsqrtf(__fdividef(square, static_cast<float>(p.columns)) + p.epsilon);
+  static constexpr bool kScaled = ScaledTile<Weights>::kIsThere;
+  static constexpr int kWarps = SmallShape<SmallInput::kOwn>::kWarps;
+  // What each warp leaves.
+  static constexpr int kSquares = 0, kLargest = 1, kDots = 2;
+  // The sum of the squares, and the dot product with a row of A.
+  struct Found {
+    float square, dot;
+  };
+  struct NoRanks {
+    __device__ __forceinline__ NoRanks(const FewTokenParams&, const FewTokenSmallPlan&) {}
+    static constexpr bool is_one_left() { return false; }
+    static constexpr const float* row() { return nullptr; }
+    __device__ __forceinline__ void next(const FewTokenParams&, const FewTokenSmallPlan&) {}
+  };
+  using Ranks = std::conditional_t<kAdapted, OwnRanks, NoRanks>;
+
+  // What the token's warps have left of one kind: the lane's, as often as a warp has them.
+  __device__ __forceinline__ float of_lane(const FewTokenSmallPlan& plan, const float* reductions,
+                                           int kind) const {
+    const int warp = lane_index() % kWarps;
+    return warp < plan.token_warps ? reductions[kWarps * kind + token_ * plan.token_warps + warp] : 0.0f;
   }
-  // What the token's warps have found.
-  __device__ __forceinline__ float2 together(const FewTokenSmallPlan& plan, const float2* reductions) const {
-    constexpr int kMostWarps = SmallShape<SmallInput::kOwn>::kWarps;
-    const int warp = lane_index() % kMostWarps;
-    const float2 of_warp =
-        warp < plan.token_warps ? reductions[token_ * plan.token_warps + warp] : make_float2(0, 0);
-    return make_float2(warp_sum<kMostWarps>(of_warp.x), warp_max<kMostWarps>(of_warp.y));
+  // By the token's first warp: its factor, and its u of the block's ranks.
+  __device__ __forceinline__ void finish(const FewTokenParams& p, const FewTokenSmallPlan& plan,
+                                         unsigned char* shared, const float* reductions, Ranks ranks,
+                                         const PowerOfTwo& power) const {
+    const float inverse_rms = norm_factor(p, warp_sum<kWarps>(of_lane(plan, reductions, kSquares)));
+    if (begin_ == 0)
+      reinterpret_cast<float*>(shared + plan.factors)[token_] =
+          kScaled ? inverse_rms : power.inverse * inverse_rms;
+    if constexpr (kAdapted) {
+#pragma unroll 1
+      for (int kind = kDots; ranks.is_one_left(); ++kind) {
+        const float dot = warp_sum<kWarps>(of_lane(plan, reductions, kind));
+        if (begin_ == 0) ranks.store(p, plan, token_, inverse_rms * dot);
+        ranks.next(p, plan);
+      }
+    }
   }
 
-  // The norm's weights of two eights, from `eight` on.
-  __device__ __forceinline__ void load_norms(int eight) {
-    if (norm_ == nullptr) return;
+  // The norm's weights and those of A of two eights, from `eight` on.
+  __device__ __forceinline__ void load_columns(int eight) {
+    const auto load = [&](const float* from, float(&to)[2][8]) {
+      if (from == nullptr) return;
 #pragma unroll
-    for (int i = 0; i < 2; ++i)
-      if (eight + i * step_ < filled_) load_8(norm_ + 8 * (eight + i * step_), norms_[i]);
+      for (int i = 0; i < 2; ++i)
+        if (eight + i * step_ < filled_) load_8(from + 8 * (eight + i * step_), to[i]);
+    };
+    load(norm_, norms_);
+    if constexpr (kAdapted) load(ranks_.row(), of_a_);
   }
   // Pieces of 16 bytes from `eight` on, zeros beyond K: two eights of f32, or as many of bf16 as there are
   // pieces. NF4 has fewer registers.
@@ -254,10 +289,10 @@ class OwnInput {
   }
 
   // take(eight, its values times the norm's weights) of the thread's eights, of which the last may be beyond
-  // the end; those of a warp take part together. Where there is a norm the squares of x are added to
-  // `square`.
+  // the end; those of a warp take part together. The squares of x, where there is a norm, and the products
+  // with a row of A, where there is one, are added to `found`.
   template <typename Take>
-  __device__ __forceinline__ void for_own(float& square, const Take& take) {
+  __device__ __forceinline__ void for_own(Found& found, const Take& take) {
     Pieces pieces;
     int there = 0;  // eights of pieces
 #pragma unroll 1
@@ -285,11 +320,15 @@ class OwnInput {
       if (norm_ != nullptr) {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-          square += squares_of(values[i]);
+          found.square += squares_of(values[i]);
           scale_8(values[i], norms_[i]);
         }
-        load_norms(eight + 2 * step_);
       }
+      if (kAdapted && ranks_.row() != nullptr) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) found.dot += dot_8(values[i], of_a_[i]);
+      }
+      load_columns(eight + 2 * step_);
       take(eight, values[0]);
       take(eight + step_, values[1]);
     }
@@ -301,7 +340,8 @@ class OwnInput {
   bool is_bf16_;
   const unsigned char* x_;  // at the first
   const float* norm_;       // of the slice
-  float norms_[2][8] = {};
+  Ranks ranks_;
+  float norms_[2][8] = {}, of_a_[2][8] = {};
 };
 
 // Brings the slice of x into shared memory where launch_few_token_inputs has made operands of it.
@@ -414,72 +454,6 @@ struct SmallOutput {
   }
 };
 
-// sum + b u of four ranks.
-__device__ __forceinline__ float add_four_ranks(float sum, const float4& b, const float4& u) {
-  return fmaf(b.x, u.x, fmaf(b.y, u.y, fmaf(b.z, u.z, fmaf(b.w, u.w, sum))));
-}
-
-// scale * (u B^T) of one output; 16 ranks at a time are loaded together.
-__device__ __forceinline__ float lora_term(const FewTokenMember& member, int row, int token) {
-  constexpr int kTogether = 4;
-  const float* b = member.lora_b + static_cast<int64_t>(row) * member.rank;
-  const float* u = member.lora_u + static_cast<int64_t>(token) * member.rank;
-  const int vectors = member.rank % 4 == 0 ? member.rank : 0;  // B's and u's rows are aligned
-  float sum = 0;
-#pragma unroll 1
-  for (int r = 0; r < vectors; r += 4 * kTogether) {
-    float4 b4[kTogether], u4[kTogether];
-#pragma unroll
-    for (int i = 0; i < kTogether; ++i) {
-      b4[i] = u4[i] = make_float4(0, 0, 0, 0);
-      if (r + 4 * i >= vectors) continue;
-      b4[i] = *reinterpret_cast<const float4*>(b + r + 4 * i);
-      u4[i] = *reinterpret_cast<const float4*>(u + r + 4 * i);
-    }
-#pragma unroll
-    for (int i = 0; i < kTogether; ++i) sum = add_four_ranks(sum, b4[i], u4[i]);
-  }
-#pragma unroll 1
-  for (int r = vectors; r < member.rank; ++r) sum = fmaf(b[r], u[r], sum);
-  return member.lora_scale * sum;
-}
-
-// Where the block has what adapters need: rows of B by thread, u by member and token.
-struct SmallAdapters {
-  const unsigned char* b;
-  const unsigned char* u;
-  int row_bytes;
-
-  __device__ __forceinline__ SmallAdapters(const FewTokenSmallPlan& plan, const unsigned char* shared)
-      : b(shared + plan.lora_b), u(shared + plan.lora_u), row_bytes(plan.lora_row) {}
-  // What lora_term() gives for the thread's first output, of gate (0) or up (1) where there are both.
-  __device__ __forceinline__ float term(const FewTokenParams& p, int member, int together, int j,
-                                        int token) const {
-    const unsigned char* own_b = b + (static_cast<int>(threadIdx.x) * together + j) * row_bytes;
-    const unsigned char* own_u = u + (member * p.tokens + token) * row_bytes;
-    float sum = 0;
-#pragma unroll 4
-    for (int at = 0; at < 4 * p.members[member].rank; at += 16)
-      sum = add_four_ranks(sum, *reinterpret_cast<const float4*>(own_b + at),
-                           *reinterpret_cast<const float4*>(own_u + at));
-    return p.members[member].lora_scale * sum;
-  }
-};
-
-// Queues the copies of u, by one warp; they belong to its next group. What writes u is done.
-__device__ __forceinline__ void fetch_u(const FewTokenParams& p, const FewTokenSmallPlan& plan,
-                                        unsigned char* shared) {
-#pragma unroll 1
-  for (int i = 0; i < p.member_count; ++i) {
-    const FewTokenMember& member = p.members[i];
-#pragma unroll 1
-    for (int token = 0; token < p.tokens; ++token)
-      if (lane_index() < member.rank / 4)
-        cp_async_16(shared + plan.lora_u + (i * p.tokens + token) * plan.lora_row + 16 * lane_index(),
-                    member.lora_u + static_cast<int64_t>(token) * member.rank + 4 * lane_index());
-  }
-}
-
 // Finishes the outputs of a phase from what the warps left. In the first one, `first_residual` is what the
 // thread's first output takes.
 template <SmallInput kInput, bool kBringsAdapters>
@@ -521,12 +495,13 @@ __device__ __forceinline__ void finish_phase(const FewTokenParams& p, const FewT
       if (row >= member.rows) break;
       // Those of operands are there already.
       float adapted = sum;
-      if (kInput == SmallInput::kOwn && member.rank > 0) {
-        if (kBringsAdapters && is_first && i == static_cast<int>(threadIdx.x) && plan.lora_row > 0) {
-          adapted += SmallAdapters(plan, shared).term(p, owner.member, together, j, output.token);
-        } else {
-          adapted += lora_term(member, row, output.token);
-        }
+      if (kInput == SmallInput::kAdapted && member.rank > 0) {
+        const float* u = reinterpret_cast<const float*>(shared + plan.lora_u) +
+                         first_of_u(p, plan, owner.member, output.token);
+        const bool has_copies =
+            kBringsAdapters && is_first && i == static_cast<int>(threadIdx.x) && plan.lora_row > 0;
+        adapted += has_copies ? lora_term_of_copies(plan, member, together, j, shared, u)
+                              : lora_term(member, row, u);
       }
       if (gated && j == 0) {
         gate = adapted;
@@ -583,7 +558,8 @@ __device__ __forceinline__ void take_small_rows(const FewTokenParams& p, const F
   const int block = static_cast<int>(blockIdx.x) - plan.first_block[index];
   constexpr int kParts = 2 / Weights::kHalves;  // tiles of 256 columns
   constexpr int kStep = kSmallStep<Weights, kInput>;
-  constexpr bool kScaled = kInput == SmallInput::kOwn && ScaledTile<Weights>::kIsThere;
+  constexpr bool kAdapted = kInput == SmallInput::kAdapted;
+  constexpr bool kScaled = makes_own(kInput) && ScaledTile<Weights>::kIsThere;
   const int slice_first = static_cast<int>(blockIdx.y) * plan.slice_tiles;
   // Gate and up stay together.
   const int together = p.activate == Activate::kGate ? 2 : 1, units = run.tiles / together;
@@ -595,27 +571,17 @@ __device__ __forceinline__ void take_small_rows(const FewTokenParams& p, const F
   if constexpr (std::is_same_v<Weights, Nf4Weights>) Nf4Weights::fetch_table(p.nf4_table, shared);
 #pragma unroll 1
   for (int i = kScaled ? 0 : 1; i < plan.ring_slots; ++i) ring.issue();
-  constexpr bool kBringsAdapters = kScaled && std::is_same_v<Weights, Nf4Weights>;
+  constexpr bool kBringsAdapters = kAdapted && std::is_same_v<Weights, Nf4Weights>;
   const void* first_residual = prepare_output<kInput, kBringsAdapters>(p, plan, run, rows, shared);
-  const auto wait = [&] {
-    if (!plan.waits_late) grid_dependency_wait();
-    if (plan.input_is_there != nullptr) {
-      if (threadIdx.x == 0) {
-        wait_until_nonzero(plan.input_is_there);
-        atomicSub(plan.input_is_there, 1u);
-      }
-      __syncthreads();
-    }
-  };
   if constexpr (kInput == SmallInput::kOperands) {
-    wait();
+    grid_dependency_wait();
     copy_operands(p, plan, Weights::kOperands, slice_first, shared);
     __syncthreads();
     // Not before: what the next kernel's blocks fetch ahead would keep the activations waiting.
     grid_dependency_launch();
   } else {
-    OwnInput<Weights> input(p, plan, slice_first);
-    wait();
+    OwnInput<Weights, kAdapted> input(p, plan, slice_first);
+    if (!plan.waits_late) grid_dependency_wait();
     input.stage(p, plan, shared);
   }
   const float residual = first_residual == nullptr ? 0.0f : load_activation(first_residual, p.out_is_bf16, 0);
@@ -631,7 +597,7 @@ __device__ __forceinline__ void take_small_rows(const FewTokenParams& p, const F
     const Divider by_share(share);
     // Late, when u has long been there, and early enough that nobody waits for it in the end. The first warp
     // has a whole share.
-    const bool fetches_u = kBringsAdapters && plan.lora_row > 0 && first == rows.begin && warp_index() == 0;
+    const bool fetches_u = kAdapted && first == rows.begin && warp_index() == 0;
     auto* left = reinterpret_cast<float*>(shared + plan.partials);
     const auto offset_of = [&](int row) {
       return std::is_same_v<Weights, Nf4Weights> ? p.members[tile_owner(p, run, row).member].nf4_offset
@@ -644,10 +610,7 @@ __device__ __forceinline__ void take_small_rows(const FewTokenParams& p, const F
       __syncwarp();  // what all lanes copied is there; and the slot that is filled next was read by all
       const WeightTables tables(nf4_offset, shared);
       const unsigned char* slot = ring_begin + from;
-      if (fetches_u && own.count == min(share, 2)) {
-        grid_dependency_wait();
-        fetch_u(p, plan, shared);
-      }
+      if (fetches_u && own.count == min(share, 2)) fetch_u(p, plan, shared);
       if constexpr (kScaled) {
         typename ScaledTile<Weights>::Tile tiles[kStep];
 #pragma unroll
@@ -681,10 +644,20 @@ __device__ __forceinline__ void take_small_rows(const FewTokenParams& p, const F
       }
     }
     // The barrier makes it everybody's wait.
-    if (first == rows.begin && plan.waits_late && !fetches_u && warp_index() == 0) grid_dependency_wait();
-    if (kBringsAdapters && first == rows.begin) cp_async_wait<0>();
+    if (first == rows.begin && plan.waits_late && warp_index() == 0) grid_dependency_wait();
+    unsigned readers = 0;
+    if constexpr (kAdapted) {
+      if (first == rows.begin) cp_async_wait<0>();
+      if (fetches_u) {
+        read_u(p, plan, shared);
+        if (lane_index() == 0) readers = readers_before(plan);
+      }
+    }
     __syncthreads();
     finish_phase<kInput, kBringsAdapters>(p, plan, run, rows, first, shared, first == rows.begin, residual);
+    // Late: the number is long there.
+    if constexpr (kAdapted)
+      if (fetches_u && __shfl_sync(kAllLanes, readers, 0) == gridDim.x - 1) forget_u(p, plan);
     if (first + SmallShape<kInput>::kPhaseRows < rows.end)
       __syncthreads();  // the next phase leaves its sums there
   }
@@ -694,17 +667,9 @@ __device__ __forceinline__ void take_small_rows(const FewTokenParams& p, const F
 // On an H200, Qwen3-8B in Q4_K_M, one token, from the end of the kernel before to its own: q, k and v 14.2 MB
 // in 6.3 us, o 9.4 MB in 5.5, gate and up 56.6 MB in 15.3, down 28.3 or 41.3 MB in 11 or 16, lm_head 510 MB
 // in 120. Of each, 0.5 us go by until its wait ends, 1.5 to 3 until x is staged, and 1 from the last product
-// to the outputs. Two blocks have room on a multiprocessor. NF4, which adapters are for, leaves room for
-// few_token_lora_input's besides, so that the next kernel's blocks start before those have ended: 96
-// registers instead of 128.
-template <typename Weights, SmallInput kInput>
-inline constexpr int kBoundThreads = SmallShape<kInput>::kThreads +
-                                     (std::is_same_v<Weights, Nf4Weights> && kInput == SmallInput::kOwn
-                                          ? kWarp
-                                          : 0);
-
+// to the outputs. Two blocks have room on a multiprocessor.
 template <typename First, typename Second, SmallInput kInput>
-__global__ void __launch_bounds__(kBoundThreads<First, kInput>, 2)
+__global__ void __launch_bounds__(SmallShape<kInput>::kThreads, 2)
     few_token_small_kernel(const __grid_constant__ FewTokenParams p,
                            const __grid_constant__ FewTokenSmallPlan plan) {
   auto* shared = dynamic_shared<unsigned char>();
@@ -723,13 +688,13 @@ template <typename First, typename Second, SmallInput kInput>
 struct SmallKernel {
   static constexpr auto kernel = few_token_small_kernel<First, Second, kInput>;
 };
-template <typename Format>
-struct SmallKernel<PlacedWeights<Format>, PlacedWeights<Format>, SmallInput::kOwn> {
+template <typename Format, SmallInput kInput>
+requires(makes_own(kInput)) struct SmallKernel<PlacedWeights<Format>, PlacedWeights<Format>, kInput> {
   static constexpr bool kIsLow = std::is_same_v<Format, FormatQ4K> || std::is_same_v<Format, FormatQ5K>;
   static constexpr bool kIsQ6 = std::is_same_v<Format, FormatQ6K>;
   using First = PlacedWeights<std::conditional_t<kIsQ6, FormatQ4K, Format>>;
   using Second = PlacedWeights<std::conditional_t<kIsLow, FormatQ6K, Format>>;
-  static constexpr auto kernel = few_token_small_kernel<First, Second, SmallInput::kOwn>;
+  static constexpr auto kernel = few_token_small_kernel<First, Second, kInput>;
 };
 
 template <SmallInput kInput>

@@ -8,20 +8,24 @@ namespace onggi::cuda {
 inline constexpr int kFewTokenSmallMost = 8;  // tokens
 // With more tokens it is faster to make operands of them once than in every block.
 inline constexpr int kMostOwnOperands = 2;
+// Of their adapters: ranks for which a block makes u, and values of u in all.
+inline constexpr int kMostOwnRanks = 16, kMostUWords = 2048;
 
 // Where a block's operands come from.
 enum class SmallInput : uint8_t {
   kOwn,       // it makes them of x: one or two tokens
-  kOperands,  // launch_few_token_inputs has made them
+  kAdapted,   // likewise, and u of the adapters (few_token_small_adapters.cuh)
+  kOperands,  // launch_few_token_inputs has made them, and u
 };
+constexpr bool makes_own(SmallInput input) { return input != SmallInput::kOperands; }
 
 // A block takes half of a multiprocessor's registers, so that the next kernel's block can start beside it.
 template <SmallInput kInput>
 struct SmallShape {
   // One or two tokens need little arithmetic: fewer warps have longer rings in the same memory.
-  static constexpr int kWarps = kInput == SmallInput::kOwn ? 8 : 12, kThreads = kWarps * kWarp;
+  static constexpr int kWarps = makes_own(kInput) ? 8 : 12, kThreads = kWarps * kWarp;
   // At most so many rows of tiles are on their way to an output at a time.
-  static constexpr int kPhaseRows = kInput == SmallInput::kOwn ? 32 : 24;
+  static constexpr int kPhaseRows = makes_own(kInput) ? 32 : 24;
   // What warps leave of them (SmallRows::row_slots of each row), most where each has whole rows.
   static constexpr int kPartialSlots = 2 * kPhaseRows;
 };
@@ -46,18 +50,19 @@ struct FewTokenSmallPlan {
   int slice_tiles;    // of 256 columns, of a slice of K
   int token_warps;    // that bring the activations of one token
   bool has_operands;  // launch_few_token_inputs has made them
-  // The kernel before, few_token_lora_input or the product of another dtype, starts this one after what wrote
-  // x was done: x may be read at once, and the wait comes before the outputs.
+  // The kernel before, the product of another dtype, starts this one after what wrote x was done: x may be
+  // read at once, and the wait comes before the outputs.
   bool waits_late;
-  unsigned* input_is_there;  // few_token_lora.h, by which x is waited for; null: it is there
-  int row_bytes;             // of a token's activations in shared memory
+  int row_bytes;  // of a token's activations in shared memory
   // Where things lie in shared memory; NF4's table comes first, so that its address is a constant.
   int activations, reductions, factors, partials, ring;
   int block_factors, block_factors_stride, zeros;  // of few_token_scaled.cuh; floats of a token
   int ring_slot, ring_slots;                       // bytes of a tile in the ring; tiles of a warp's ring
-  // Rows of B of the threads' first outputs and u, which are brought while products are computed; bytes of a
-  // row, 0: adapters are read where they lie.
-  int lora_b, lora_u, lora_row;
+  // few_token_small_adapters.cuh: ranks of each member, the largest padded to fours, and where the block has
+  // u; 0: no adapters, or those of operands. Rows of B of the threads' first outputs, which are brought while
+  // products are computed; bytes of a row, 0: they are read where they lie.
+  int rank_slots, lora_u, lora_b, lora_row;
+  unsigned *u_words, *u_readers;  // [member][T][rank_slots], 0 between launches; and the blocks that have u
 };
 
 // Fills in the slices of params, the plan and the launch's shape. false: not for this kernel.
@@ -69,6 +74,8 @@ void launch_few_token_small(CudaStream& stream, const FewTokenParams& params, co
 // By where the operands come from.
 void launch_few_token_2(CudaStream& stream, const FewTokenParams& params, const FewTokenSmallPlan& plan,
                         const LaunchShape& shape);
+void launch_few_token_2_adapted(CudaStream& stream, const FewTokenParams& params,
+                                const FewTokenSmallPlan& plan, const LaunchShape& shape);
 void launch_few_token_8(CudaStream& stream, const FewTokenParams& params, const FewTokenSmallPlan& plan,
                         const LaunchShape& shape);
 

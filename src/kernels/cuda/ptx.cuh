@@ -193,16 +193,15 @@ __device__ __forceinline__ uint32_t load_once_4(const void* global) {
 __device__ __forceinline__ void barrier_sync(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
-// Between blocks that run at the same time: what the thread has written or seen before its store is seen by
-// who has waited for it (st.release.gpu, ld.acquire.gpu). Who waits must be sure that the other has started.
-__device__ __forceinline__ void store_release(unsigned* global, unsigned value) {
-  asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(global), "r"(value) : "memory");
-}
-__device__ __forceinline__ void wait_until_nonzero(const unsigned* global) {
+// A word that other blocks read and write at the same time, as it is in memory (ld.relaxed.gpu,
+// st.relaxed.gpu): nothing is said of what else the other block has written.
+__device__ __forceinline__ unsigned load_relaxed(const unsigned* global) {
   unsigned value;
-  do {
-    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(global) : "memory");
-  } while (value == 0);
+  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(global) : "memory");
+  return value;
+}
+__device__ __forceinline__ void store_relaxed(unsigned* global, unsigned value) {
+  asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(global), "r"(value) : "memory");
 }
 // Programmatic dependent launch (LaunchShape::overlap = Overlap::kWithPrevious): wait until the kernels
 // queued before are done and their writes seen; before it, nothing that they write may be read. Every kernel

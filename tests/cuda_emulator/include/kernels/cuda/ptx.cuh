@@ -207,11 +207,8 @@ T load(const void* global) {
 inline uint32_t load_once_4(const void* global) { return ptx_detail::load<uint32_t>(global); }
 
 inline void barrier_sync(int id, int threads) { emulator::block_barrier("barrier_sync", id, threads, 0); }
-inline void store_release(unsigned* global, unsigned value) { *global = value; }
-// Kernels run one after the other: nobody sets it later.
-inline void wait_until_nonzero(const unsigned* global) {
-  if (*global == 0) emulator::fail("wait_until_nonzero: nobody has stored");
-}
+inline unsigned load_relaxed(const unsigned* global) { return *global; }
+inline void store_relaxed(unsigned* global, unsigned value) { *global = value; }
 inline void grid_dependency_wait() {}
 inline void grid_dependency_launch() {}
 
