@@ -300,7 +300,7 @@ TEST(CudaHelpers, ElementsRoundToNearestEven) {
   for (size_t i = 0; i < x.size(); ++i) EXPECT_EQ(got[i], f16_to_f32(f32_to_f16(x[i]))) << x[i];
 }
 
-__global__ void arithmetic_kernel(float* out, int* integers) {
+__global__ void arithmetic_kernel(float* out, int* integers, uint64_t* whole) {
   out[0] = exp2_approx(-3.5F);
   out[1] = log2_approx(10.0F);
   out[2] = exp2_approx(-200.0F);
@@ -312,16 +312,16 @@ __global__ void arithmetic_kernel(float* out, int* integers) {
   const char* source = reinterpret_cast<const char*>(integers);
   integers[4] = static_cast<int>(load_once_4(source));
   grid_dependency_wait();
-  store_relaxed(reinterpret_cast<unsigned*>(integers) + 5,
-                load_relaxed(reinterpret_cast<unsigned*>(integers)) + 1);
+  store_relaxed(whole + 1, load_relaxed(whole) + 1);
   grid_dependency_launch();
 }
 
 TEST(CudaHelpers, Arithmetic) {
   const DeviceArray<float> out(4);
-  const DeviceArray<int> integers(6);
+  const DeviceArray<int> integers(5);
+  const DeviceArray<uint64_t> numbers(std::vector<uint64_t>{0xFFFFFFFF, 0});
   launch(cuda(), "arithmetic", {.grid = 1, .block = 1, .overlap = Overlap::kWithPrevious}, arithmetic_kernel,
-         out.data(), integers.data());
+         out.data(), integers.data(), numbers.data());
   const std::vector<float> got = out.values();
   EXPECT_NEAR(got[0], std::exp2(-3.5), 1e-7);
   EXPECT_NEAR(got[1], std::log2(10.0), 2e-6);
@@ -332,7 +332,7 @@ TEST(CudaHelpers, Arithmetic) {
   EXPECT_EQ(whole[1], 3);
   EXPECT_EQ(whole[2], 2 - 40);
   EXPECT_EQ(static_cast<unsigned>(whole[3]), 0xFF01FF7FU);
-  EXPECT_EQ(whole[5], 0x77225501);
+  EXPECT_EQ(numbers.values()[1], uint64_t{1} << 32);
 }
 
 }  // namespace

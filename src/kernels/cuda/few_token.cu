@@ -105,7 +105,7 @@ FewTokenParams params_of(const Request& request) {
     p.out_is_bf16 = request.gated->out.dtype == DType::kBF16;
     p.gated_stride = request.gated->out_stride > 0 ? request.gated->out_stride : p.members[0].rows;
   }
-  if (has_nf4) p.nf4_table = nf4_lane_table(cuda_stream(request.context));
+  if (has_nf4) p.nf4_bytes = nf4_bytes(cuda_stream(request.context));
   return p;
 }
 

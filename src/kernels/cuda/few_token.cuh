@@ -20,6 +20,8 @@ struct Divider {
   }
 };
 
+struct Nf4Byte;  // nf4_tables.h
+
 struct FewTokenMember {
   const uint8_t* data;
   const uint8_t* nf4_absmax;
@@ -72,7 +74,7 @@ struct FewTokenParams {
   const void* f16;
   const void* bf16;
   const float* factors;
-  const void* nf4_table;  // nf4_lane_table
+  const Nf4Byte* nf4_bytes;
 };
 
 // What operands of products are.

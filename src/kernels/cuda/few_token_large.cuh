@@ -181,8 +181,7 @@ __device__ __forceinline__ void take_large_pair(const FewTokenParams& p, const F
       issue_operands<8 * kTokenTiles>(p, operands, slice_first + stage, shared + slot * plan.stage_bytes);
     cp_async_commit();
   };
-  if constexpr (std::is_same_v<Weights, Nf4Weights>)
-    Nf4Weights::fetch_table(p.nf4_table, shared + plan.table);
+  if constexpr (std::is_same_v<Weights, Nf4Weights>) Nf4Weights::make_table(p.nf4_bytes, shared + plan.table);
   for (int stage = 0; stage + 1 < plan.stages; ++stage) issue_weights(stage, stage);
   if (p.members[owners[h].member].rank > 0)
     prefetch_adapter_rows(p.members[owners[h].member], owners[h].tile);

@@ -82,7 +82,7 @@ bool can_make_u(const FewTokenParams& p, int blocks) {
   for (int i = 0; i < p.member_count; ++i)
     if (p.members[i].rank > 0 && reinterpret_cast<uintptr_t>(p.members[i].lora_a) % 16 != 0) return false;
   const int ranks = p.member_count * rank_slots(p);
-  return ceil_div(ranks, blocks) <= kMostOwnRanks && ranks * p.tokens <= kMostUWords;
+  return ceil_div(ranks, blocks) <= kMostOwnRanks && ranks * p.tokens <= kMostU;
 }
 
 // Bytes of a row of B that a block brings into shared memory; 0: there are none, or they are too long.
@@ -142,6 +142,7 @@ int lay_out_shared(const FewTokenParams& p, FewTokenSmallPlan& plan, int slots) 
   plan.lora_row = lora_row_bytes(p, plan);
   plan.lora_b = take(plan.lora_row * lora_rows(p, plan));
   plan.lora_u = take(4 * plan.rank_slots * p.member_count * p.tokens);
+  plan.lora_entries = take(8 * plan.rank_slots * p.member_count * p.tokens);
   plan.ring_slots = slots;
   plan.ring = take(warps_of(plan) * slots * plan.ring_slot);
   return at;
@@ -199,8 +200,9 @@ void launch_few_token_small(CudaStream& stream, const FewTokenParams& p, const F
   if (plan.has_operands) return launch_few_token_8(stream, p, plan, shape);
   if (plan.rank_slots == 0) return launch_few_token_2(stream, p, plan, shape);
   FewTokenSmallPlan adapted = plan;
-  adapted.u_words = arrivals<FewTokenSmallPlan, kMostUWords + 1>(stream);
-  adapted.u_readers = adapted.u_words + kMostUWords;
+  // Zeros at first.
+  adapted.u_entries = reinterpret_cast<uint64_t*>(arrivals<FewTokenSmallPlan, 2 * (kMostU + 2)>(stream));
+  adapted.u_state = adapted.u_entries + kMostU;
   launch_few_token_2_adapted(stream, p, adapted, shape);
 }
 

@@ -155,7 +155,7 @@ class OwnInput {
 
   // And into factors what finished sums are multiplied with: the norm's 1 / rms(x) and, where activations
   // have one unit, that. Ends with a barrier.
-  __device__ __forceinline__ void stage(const FewTokenParams& p, const FewTokenSmallPlan& plan,
+  __device__ __forceinline__ void stage(const FewTokenParams& p, const FewTokenSmallPlan& plan, uint32_t tag,
                                         unsigned char* shared) {
     auto* reductions = reinterpret_cast<float*>(shared + plan.reductions);
     unsigned char* row = shared + plan.activations + token_ * plan.row_bytes;
@@ -200,15 +200,14 @@ class OwnInput {
         if constexpr (kScaled) {
           if (threadIdx.x < kScaledZeroBytes / 4)
             reinterpret_cast<uint32_t*>(shared + plan.zeros)[threadIdx.x] = 0;
-          // The table came with the first of the ring's groups.
-          if constexpr (std::is_same_v<Weights, Nf4Weights>) wait_for_copies(plan.ring_slots - 1);
         }
         __syncthreads();
         // Not before: what the next kernel's blocks fetch ahead would keep the activations waiting.
         grid_dependency_launch();
         if constexpr (!kScaled) power = power_for(warp_max<kWarps>(of_lane(plan, reductions, kLargest)));
-        // Nobody needs them before the next barrier.
-        if (eights_ > 0 && begin_ < kWarp) finish(p, plan, shared, reductions, first_ranks, power);
+        // Nobody needs them before the next barrier. The last warp has the least to multiply.
+        if (warp_index() % plan.token_warps == plan.token_warps - 1 && eights_ > 0)
+          finish(p, plan, tag, shared, reductions, first_ranks, power);
         if (kScaled) break;
       }
       leaves = !kScaled && is_last;
@@ -240,19 +239,19 @@ class OwnInput {
     const int warp = lane_index() % kWarps;
     return warp < plan.token_warps ? reductions[kWarps * kind + token_ * plan.token_warps + warp] : 0.0f;
   }
-  // By the token's first warp: its factor, and its u of the block's ranks.
-  __device__ __forceinline__ void finish(const FewTokenParams& p, const FewTokenSmallPlan& plan,
+  // By one of the token's warps: its factor, and its u of the block's ranks.
+  __device__ __forceinline__ void finish(const FewTokenParams& p, const FewTokenSmallPlan& plan, uint32_t tag,
                                          unsigned char* shared, const float* reductions, Ranks ranks,
                                          const PowerOfTwo& power) const {
     const float inverse_rms = norm_factor(p, warp_sum<kWarps>(of_lane(plan, reductions, kSquares)));
-    if (begin_ == 0)
+    if (lane_index() == 0)
       reinterpret_cast<float*>(shared + plan.factors)[token_] =
           kScaled ? inverse_rms : power.inverse * inverse_rms;
     if constexpr (kAdapted) {
 #pragma unroll 1
       for (int kind = kDots; ranks.is_one_left(); ++kind) {
         const float dot = warp_sum<kWarps>(of_lane(plan, reductions, kind));
-        if (begin_ == 0) ranks.store(p, plan, token_, inverse_rms * dot);
+        if (lane_index() == 0) ranks.store(p, plan, tag, token_, inverse_rms * dot);
         ranks.next(p, plan);
       }
     }
@@ -568,11 +567,17 @@ __device__ __forceinline__ void take_small_rows(const FewTokenParams& p, const F
                                kParts * min(plan.slice_tiles, p.column_tiles - slice_first) / kStep};
   unsigned char* ring_begin = shared + plan.ring + warp_index() * plan.ring_slots * plan.ring_slot;
   SmallRing<Weights, kInput> ring(p, run, rows, ring_begin, plan, kParts * slice_first);
-  if constexpr (std::is_same_v<Weights, Nf4Weights>) Nf4Weights::fetch_table(p.nf4_table, shared);
+  // The table's words are on their way while the ring is filled.
+  constexpr bool kHasTable = std::is_same_v<Weights, Nf4Weights>;
+  static_assert(SmallShape<kInput>::kThreads >= 256);
+  Nf4Byte nf4{};
+  if (kHasTable && threadIdx.x < 256) nf4 = p.nf4_bytes[threadIdx.x];
 #pragma unroll 1
   for (int i = kScaled ? 0 : 1; i < plan.ring_slots; ++i) ring.issue();
   constexpr bool kBringsAdapters = kAdapted && std::is_same_v<Weights, Nf4Weights>;
   const void* first_residual = prepare_output<kInput, kBringsAdapters>(p, plan, run, rows, shared);
+  if (kHasTable && threadIdx.x < 256) Nf4Weights::put_in_table(nf4, static_cast<int>(threadIdx.x), shared);
+  LaunchOfU launch{};
   if constexpr (kInput == SmallInput::kOperands) {
     grid_dependency_wait();
     copy_operands(p, plan, Weights::kOperands, slice_first, shared);
@@ -582,7 +587,9 @@ __device__ __forceinline__ void take_small_rows(const FewTokenParams& p, const F
   } else {
     OwnInput<Weights, kAdapted> input(p, plan, slice_first);
     if (!plan.waits_late) grid_dependency_wait();
-    input.stage(p, plan, shared);
+    if constexpr (kAdapted) launch = launch_of_u(plan);
+    input.stage(p, plan, launch.tag(), shared);
+    if constexpr (kAdapted) note_start(plan, launch);
   }
   const float residual = first_residual == nullptr ? 0.0f : load_activation(first_residual, p.out_is_bf16, 0);
 
@@ -590,6 +597,7 @@ __device__ __forceinline__ void take_small_rows(const FewTokenParams& p, const F
   const int slot_floats = kTileRows * p.tokens;
   typename SmallActivations<Weights, kScaled>::Sums sums{};
   int from = 0;
+  uint32_t seen_started = 0;
 #pragma unroll 1
   for (int first = rows.begin; first < rows.end; first += SmallShape<kInput>::kPhaseRows) {
     WarpShare own = rows.warp_share(first);
@@ -645,23 +653,22 @@ __device__ __forceinline__ void take_small_rows(const FewTokenParams& p, const F
     }
     // The barrier makes it everybody's wait.
     if (first == rows.begin && plan.waits_late && warp_index() == 0) grid_dependency_wait();
-    unsigned readers = 0;
     if constexpr (kAdapted) {
       if (first == rows.begin) cp_async_wait<0>();
       if (fetches_u) {
-        read_u(p, plan, shared);
-        if (lane_index() == 0) readers = readers_before(plan);
+        // Long before it is looked at.
+        if (ends_launch()) seen_started = started(plan);
+        read_u(p, plan, launch.tag(), shared);
       }
     }
     __syncthreads();
     finish_phase<kInput, kBringsAdapters>(p, plan, run, rows, first, shared, first == rows.begin, residual);
-    // Late: the number is long there.
-    if constexpr (kAdapted)
-      if (fetches_u && __shfl_sync(kAllLanes, readers, 0) == gridDim.x - 1) forget_u(p, plan);
     if (first + SmallShape<kInput>::kPhaseRows < rows.end)
       __syncthreads();  // the next phase leaves its sums there
   }
   cp_async_wait<0>();
+  if constexpr (kAdapted)
+    if (ends_launch()) end_launch(plan, launch, seen_started);
 }
 
 // On an H200, Qwen3-8B in Q4_K_M, one token, from the end of the kernel before to its own: q, k and v 14.2 MB

@@ -9,7 +9,7 @@ inline constexpr int kFewTokenSmallMost = 8;  // tokens
 // With more tokens it is faster to make operands of them once than in every block.
 inline constexpr int kMostOwnOperands = 2;
 // Of their adapters: ranks for which a block makes u, and values of u in all.
-inline constexpr int kMostOwnRanks = 16, kMostUWords = 2048;
+inline constexpr int kMostOwnRanks = 16, kMostU = 2048;
 
 // Where a block's operands come from.
 enum class SmallInput : uint8_t {
@@ -58,11 +58,12 @@ struct FewTokenSmallPlan {
   int activations, reductions, factors, partials, ring;
   int block_factors, block_factors_stride, zeros;  // of few_token_scaled.cuh; floats of a token
   int ring_slot, ring_slots;                       // bytes of a tile in the ring; tiles of a warp's ring
-  // few_token_small_adapters.cuh: ranks of each member, the largest padded to fours, and where the block has
-  // u; 0: no adapters, or those of operands. Rows of B of the threads' first outputs, which are brought while
-  // products are computed; bytes of a row, 0: they are read where they lie.
-  int rank_slots, lora_u, lora_b, lora_row;
-  unsigned *u_words, *u_readers;  // [member][T][rank_slots], 0 between launches; and the blocks that have u
+  // few_token_small_adapters.cuh: ranks of each member, the largest padded to fours (0: no adapters, or those
+  // of operands), and where the block has u and what it copies of u_entries. Rows of B of the threads' first
+  // outputs, which are brought while products are computed; bytes of a row, 0: they are read where they lie.
+  int rank_slots, lora_u, lora_entries, lora_b, lora_row;
+  uint64_t* u_entries;  // [member][T][rank_slots]
+  uint64_t* u_state;    // [2]
 };
 
 // Fills in the slices of params, the plan and the launch's shape. false: not for this kernel.

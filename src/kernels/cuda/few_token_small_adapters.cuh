@@ -4,10 +4,10 @@
 // every gridDim.x-th row. What comes of it goes through memory: every block copies all of u while it computes
 // products, which take longer, and adds scale u B^T to its outputs at the end.
 //
-// In memory a value is a word, its bits inverted, and 0 where it is not there yet. Nobody waits for a word in
-// vain: blocks start in their order and make theirs before they look for others', so the first ones have
-// made theirs as a rule; and who finds one missing for long (another launch has taken the room of the block
-// that should make it) computes it. The last block that has seen all words makes them 0 again.
+// In memory a value is half of an entry, whose other half is the launch's tag: where that is another one, the
+// value is not there yet. Nobody waits for an entry in vain: blocks start in their order and make their own
+// before they look for others', so the first ones have made theirs as a rule; and who finds one missing for
+// long (another launch has taken the room of the block that should make it) computes it.
 #pragma once
 
 #include "kernels/cuda/few_token.cuh"
@@ -15,7 +15,38 @@
 
 namespace onggi::cuda {
 
-// Where u of a member and a token begins, in memory and in the block's copy.
+// Between launches plan.u_state has how many there were, and above it how many of their blocks have started;
+// the number behind it counts these.
+struct LaunchOfU {
+  uint32_t number, started_before;
+  // What its entries are marked with. Odd: no entry is 0.
+  __device__ __forceinline__ uint32_t tag() const { return 2 * number + 1; }
+};
+// What came before the launch is done.
+__device__ __forceinline__ LaunchOfU launch_of_u(const FewTokenSmallPlan& plan) {
+  const uint64_t state = load_relaxed(plan.u_state);
+  return {static_cast<uint32_t>(state), static_cast<uint32_t>(state >> 32)};
+}
+// The block has seen which launch it is.
+__device__ __forceinline__ void note_start(const FewTokenSmallPlan& plan, const LaunchOfU& launch) {
+  // The condition is always true, and makes the count wait for the number.
+  if (threadIdx.x == 0 && launch.tag() != 0)
+    atomicAdd(reinterpret_cast<unsigned long long*>(plan.u_state + 1), 1ULL);
+}
+__device__ __forceinline__ uint32_t started(const FewTokenSmallPlan& plan) {
+  return static_cast<uint32_t>(load_relaxed(plan.u_state + 1));
+}
+__device__ __forceinline__ bool ends_launch() { return threadIdx.x == 0 && blockIdx.x == gridDim.x - 1; }
+// By the thread that ends the launch: the next one has another number, once nobody can take it for this
+// one's.
+__device__ __forceinline__ void end_launch(const FewTokenSmallPlan& plan, const LaunchOfU& launch,
+                                           uint32_t seen_started) {
+  const uint32_t all = launch.started_before + gridDim.x;
+  while (seen_started != all) seen_started = started(plan);
+  store_relaxed(plan.u_state, uint64_t{all} << 32 | (launch.number + 1));
+}
+
+// Where u of a member and a token begins, in memory and in the block's copies.
 __device__ __forceinline__ int first_of_u(const FewTokenParams& p, const FewTokenSmallPlan& plan, int member,
                                           int token) {
   return (member * p.tokens + token) * plan.rank_slots;
@@ -36,12 +67,11 @@ class OwnRanks {
 
   // f32 [K]; null: none.
   __device__ __forceinline__ const float* row() const { return row_; }
-  __device__ __forceinline__ void store(const FewTokenParams& p, const FewTokenSmallPlan& plan, int token,
-                                        float u) const {
-    const uint32_t word = ~__float_as_uint(u);
-    const int at = slot_ + (member_ * (p.tokens - 1) + token) * plan.rank_slots;
-    // NaN has many forms.
-    if (row_ != nullptr) store_relaxed(plan.u_words + at, word == 0 ? 0x80000000u : word);
+  __device__ __forceinline__ void store(const FewTokenParams& p, const FewTokenSmallPlan& plan, uint32_t tag,
+                                        int token, float u) const {
+    if (row_ == nullptr) return;
+    store_relaxed(plan.u_entries + slot_ + (member_ * (p.tokens - 1) + token) * plan.rank_slots,
+                  uint64_t{tag} << 32 | __float_as_uint(u));
   }
 
  private:
@@ -59,23 +89,26 @@ class OwnRanks {
   const float* row_;
 };
 
-// Queues the copies of u, by one warp; they belong to its next group.
+// Queues the copies of the entries, two in a piece, by one warp; they belong to its next group.
+__device__ __forceinline__ int entry_pieces(const FewTokenParams& p, const FewTokenSmallPlan& plan) {
+  return p.member_count * p.tokens * plan.rank_slots / 2;
+}
 __device__ __forceinline__ void fetch_u(const FewTokenParams& p, const FewTokenSmallPlan& plan,
                                         unsigned char* shared) {
-  const int pieces = p.member_count * p.tokens * plan.rank_slots / 4;
 #pragma unroll 1
-  for (int piece = lane_index(); piece < pieces; piece += kWarp)
-    cp_async_16(shared + plan.lora_u + 16 * piece, plan.u_words + 4 * piece);
+  for (int piece = lane_index(); piece < entry_pieces(p, plan); piece += kWarp)
+    cp_async_16(shared + plan.lora_entries + 16 * piece, plan.u_entries + 2 * piece);
 }
 
-// A word that was not there.
-__device__ __forceinline__ uint32_t late_u(const FewTokenParams& p, const FewTokenSmallPlan& plan, int member,
-                                           int token, int rank) {
+// A value that was not there.
+__device__ __forceinline__ float late_u(const FewTokenParams& p, const FewTokenSmallPlan& plan, uint32_t tag,
+                                        int member, int token, int rank) {
   constexpr int kPatience = 1000;  // about a millisecond
-  const unsigned* from = plan.u_words + first_of_u(p, plan, member, token) + rank;
+  const uint64_t* from = plan.u_entries + first_of_u(p, plan, member, token) + rank;
 #pragma unroll 1
   for (int i = 0; i < kPatience; ++i)
-    if (const uint32_t word = load_relaxed(from); word != 0) return word;
+    if (const uint64_t entry = load_relaxed(from); entry >> 32 == tag)
+      return __uint_as_float(static_cast<uint32_t>(entry));
   const float* a = p.members[member].lora_a + static_cast<int64_t>(rank) * p.columns;
   float dot = 0, square = 0;
 #pragma unroll 1
@@ -84,38 +117,25 @@ __device__ __forceinline__ uint32_t late_u(const FewTokenParams& p, const FewTok
     square = fmaf(x, x, square);
     dot = fmaf(a[k], p.norm == nullptr ? x : x * p.norm[k], dot);
   }
-  return ~__float_as_uint(dot * norm_factor(p, square));
+  return dot * norm_factor(p, square);
 }
 
-// Makes values of what fetch_u() has copied, by the same warp. Its copies and what it depends on are there.
-__device__ __forceinline__ void read_u(const FewTokenParams& p, const FewTokenSmallPlan& plan,
+// Makes u of what fetch_u() has copied, by the same warp. Its copies and what x depends on are there.
+__device__ __forceinline__ void read_u(const FewTokenParams& p, const FewTokenSmallPlan& plan, uint32_t tag,
                                        unsigned char* shared) {
-  const int pieces = p.member_count * p.tokens * plan.rank_slots / 4;
 #pragma unroll 1
-  for (int piece = lane_index(); piece < pieces; piece += kWarp) {
-    auto* words = reinterpret_cast<uint32_t*>(shared + plan.lora_u + 16 * piece);
-    uint4 four = *reinterpret_cast<const uint4*>(words);
-    if (four.x == 0 || four.y == 0 || four.z == 0 || four.w == 0) {
-      const int row = Divider(plan.rank_slots / 4).quotient(piece);  // of a member and a token
-      const int member = p.tokens == 1 ? row : row / 2, first = 4 * piece - row * plan.rank_slots;
+  for (int piece = lane_index(); piece < entry_pieces(p, plan); piece += kWarp) {
+    const uint4 two = *reinterpret_cast<const uint4*>(shared + plan.lora_entries + 16 * piece);
+    auto* u = reinterpret_cast<uint32_t*>(shared + plan.lora_u + 8 * piece);
+    *reinterpret_cast<uint2*>(u) = make_uint2(two.x, two.z);
+    if (two.y == tag && two.w == tag) continue;
+    const int row = Divider(plan.rank_slots / 2).quotient(piece);  // of a member and a token
+    const int member = p.tokens == 1 ? row : row / 2, first = 2 * piece - row * plan.rank_slots;
 #pragma unroll 1
-      for (int i = 0; i < 4; ++i)
-        if (words[i] == 0 && first + i < p.members[member].rank)
-          words[i] = late_u(p, plan, member, row - member * p.tokens, first + i);
-      four = *reinterpret_cast<const uint4*>(words);
-    }
-    *reinterpret_cast<uint4*>(words) = make_uint4(~four.x, ~four.y, ~four.z, ~four.w);
+    for (int i = 0; i < 2; ++i)
+      if ((i == 0 ? two.y : two.w) != tag && first + i < p.members[member].rank)
+        u[i] = __float_as_uint(late_u(p, plan, tag, member, row - member * p.tokens, first + i));
   }
-}
-
-// After read_u(), by a lane of the same warp: how many blocks had seen all words before.
-__device__ __forceinline__ unsigned readers_before(const FewTokenSmallPlan& plan) {
-  return atomicAdd(plan.u_readers, 1u);
-}
-// What the last of them does, by the same warp.
-__device__ __forceinline__ void forget_u(const FewTokenParams& p, const FewTokenSmallPlan& plan) {
-  for (int i = lane_index(); i < p.member_count * p.tokens * plan.rank_slots; i += kWarp) plan.u_words[i] = 0;
-  if (lane_index() == 0) *plan.u_readers = 0;
 }
 
 // sum + b u of four ranks.

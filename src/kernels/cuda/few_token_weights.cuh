@@ -20,7 +20,7 @@ namespace onggi::cuda {
 // What both rows' weights are made with, besides the slot; for NF4 alone.
 struct WeightTables {
   float nf4_offset;
-  const unsigned char* nf4;   // nf4_lane_table
+  const unsigned char* nf4;   // Nf4Weights::put_in_table
   SharedAddress nf4_of_lane;  // its column
 
   __device__ __forceinline__ WeightTables(float offset, const unsigned char* table)
@@ -140,12 +140,13 @@ struct PlainWeights {
 // exchanged in pairs (why: see PlainWeights); then of each row four 8-bit absmaxes, then of each row the
 // factor that these share. A lane has a whole block of 64 values in each row.
 //
-// Bytes become pairs of f16 by nf4_lane_table.
+// Bytes become pairs of f16 by a table in shared memory, with a column for each lane of a warp, so that no
+// two lanes meet in a bank: [256][32] words; then dynamic_code(), f32 [256].
 struct Nf4Weights {
   static constexpr DType kDType = DType::kNF4;
   static constexpr Operands kOperands = Operands::kF16;
   static constexpr int kHalves = 2, kSlotBytes = 2048 + 64 + 64;
-  static constexpr int kTableBytes = kNf4LaneTableBytes;
+  static constexpr int kDynamicCode = 256 * 32 * 4, kTableBytes = kDynamicCode + 256 * 4;
 
   struct Source {
     const uint8_t* from;    // of the lane in the tile's first row
@@ -181,17 +182,24 @@ struct Nf4Weights {
     return 128 * row + 16 * (piece ^ row % 2);
   }
 
-  // Queues the block's copies of nf4_lane_table; they belong to the next group.
-  static __device__ __forceinline__ void fetch_table(const void* of_lanes, unsigned char* table) {
-    const auto* from = static_cast<const unsigned char*>(of_lanes);
+  // A row of the table, for all lanes.
+  static __device__ __forceinline__ void put_in_table(const Nf4Byte& of, int byte, unsigned char* table) {
+    const uint4 four = make_uint4(of.values, of.values, of.values, of.values);
+    // In turns, so that neighbouring threads do not meet in a bank.
+#pragma unroll
+    for (int i = 0; i < 8; ++i) *reinterpret_cast<uint4*>(table + 128 * byte + 16 * ((byte + i) % 8)) = four;
+    *reinterpret_cast<float*>(table + kDynamicCode + 4 * byte) = of.dynamic;
+  }
+  // Makes the table, which is there after a barrier.
+  static __device__ __forceinline__ void make_table(const Nf4Byte* bytes, unsigned char* table) {
 #pragma unroll 1
-    for (int i = 16 * static_cast<int>(threadIdx.x); i < kTableBytes; i += 16 * static_cast<int>(blockDim.x))
-      cp_async_16(table + i, from + i);
+    for (int byte = static_cast<int>(threadIdx.x); byte < 256; byte += static_cast<int>(blockDim.x))
+      put_in_table(bytes[byte], byte, table);
   }
 
   static __device__ __forceinline__ float absmax(const WeightTables& tables, const unsigned char* slot,
                                                  int r) {
-    const auto* dynamic = reinterpret_cast<const float*>(tables.nf4 + kNf4DynamicCode);
+    const auto* dynamic = reinterpret_cast<const float*>(tables.nf4 + kDynamicCode);
     const int row = lane_index() / 4 + 8 * r;
     const float nested = *reinterpret_cast<const float*>(slot + 2112 + 4 * row);
     return fmaf(dynamic[slot[2048 + 4 * row + lane_index() % 4]], nested, tables.nf4_offset);

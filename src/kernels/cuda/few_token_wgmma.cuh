@@ -259,11 +259,7 @@ __device__ __forceinline__ void take_wgmma_rows(const FewTokenParams& p, const F
     for (int i = 0; i + 1 < plan.ring_slots; ++i) tile.issue(i, i);
     if (member.rank > 0) prefetch_adapter_rows(member, owner.tile);
   }
-  if constexpr (std::is_same_v<Weights, Nf4Weights>) {
-    Nf4Weights::fetch_table(p.nf4_table, shared + plan.table);
-    cp_async_commit();
-    cp_async_wait<0>();
-  }
+  if constexpr (std::is_same_v<Weights, Nf4Weights>) Nf4Weights::make_table(p.nf4_bytes, shared + plan.table);
   __syncthreads();
 
   float sums[kTokens / 8][4] = {};

@@ -1,7 +1,6 @@
 // The tables of NF4 in the device's memory, one copy for a stream.
 #pragma once
 
-#include <algorithm>
 #include <memory>
 #include <vector>
 
@@ -11,26 +10,25 @@
 
 namespace onggi::cuda {
 
-// Two values for each byte, with a column for each lane of a warp, so that no two lanes meet in a bank of
-// shared memory: [256][32] words of two f16, the byte's upper half first; then dynamic_code(), f32 [256].
-inline constexpr int kNf4DynamicCode = 256 * 32 * 4;  // bytes before it
-inline constexpr int kNf4LaneTableBytes = kNf4DynamicCode + 256 * 4;
+// What kernels make their tables of: for a byte of codes its two values as f16, the upper half's first; and
+// the dynamic_code() of that index.
+struct Nf4Byte {
+  uint32_t values;
+  float dynamic;
+};
 
 struct Nf4Tables {
   explicit Nf4Tables(CudaStream& stream) {
     std::vector<float> values(kNf4Code.begin(), kNf4Code.end());
     values.insert(values.end(), dynamic_code().begin(), dynamic_code().end());
-    std::vector<uint32_t> words(kNf4LaneTableBytes / 4);
-    for (size_t i = 0; i < kNf4DynamicCode / 4; ++i) {
-      const size_t byte = i / 32;
-      words[i] = f32_to_f16(kNf4Code[byte / 16]) | uint32_t{f32_to_f16(kNf4Code[byte % 16])} << 16;
-    }
-    std::copy(dynamic_code().begin(), dynamic_code().end(),
-              reinterpret_cast<float*>(words.data() + kNf4DynamicCode / 4));
+    std::vector<Nf4Byte> of_bytes;
+    for (size_t byte = 0; byte < 256; ++byte)
+      of_bytes.push_back({f32_to_f16(kNf4Code[byte / 16]) | uint32_t{f32_to_f16(kNf4Code[byte % 16])} << 16,
+                          dynamic_code()[byte]});
     plain = place(stream, values);
-    of_lanes = place(stream, words);
+    bytes = place(stream, of_bytes);
   }
-  Buffer plain, of_lanes;
+  Buffer plain, bytes;
 
  private:
   template <typename T>
@@ -47,6 +45,7 @@ inline const Nf4Tables& nf4_tables_of(CudaStream& stream) {
 }
 // f32 [16 + 256]: kNf4Code, dynamic_code().
 inline const float* nf4_tables(CudaStream& stream) { return nf4_tables_of(stream).plain.as<float>(); }
-inline const void* nf4_lane_table(CudaStream& stream) { return nf4_tables_of(stream).of_lanes.data(); }
+// [256]
+inline const Nf4Byte* nf4_bytes(CudaStream& stream) { return nf4_tables_of(stream).bytes.as<Nf4Byte>(); }
 
 }  // namespace onggi::cuda

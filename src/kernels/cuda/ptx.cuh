@@ -193,15 +193,15 @@ __device__ __forceinline__ uint32_t load_once_4(const void* global) {
 __device__ __forceinline__ void barrier_sync(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
-// A word that other blocks read and write at the same time, as it is in memory (ld.relaxed.gpu,
+// A number that other blocks read and write at the same time, whole and as it is in memory (ld.relaxed.gpu,
 // st.relaxed.gpu): nothing is said of what else the other block has written.
-__device__ __forceinline__ unsigned load_relaxed(const unsigned* global) {
-  unsigned value;
-  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(global) : "memory");
+__device__ __forceinline__ uint64_t load_relaxed(const uint64_t* global) {
+  uint64_t value;
+  asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(value) : "l"(global) : "memory");
   return value;
 }
-__device__ __forceinline__ void store_relaxed(unsigned* global, unsigned value) {
-  asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(global), "r"(value) : "memory");
+__device__ __forceinline__ void store_relaxed(uint64_t* global, uint64_t value) {
+  asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(global), "l"(value) : "memory");
 }
 // Programmatic dependent launch (LaunchShape::overlap = Overlap::kWithPrevious): wait until the kernels
 // queued before are done and their writes seen; before it, nothing that they write may be read. Every kernel

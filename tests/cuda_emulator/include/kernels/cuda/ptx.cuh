@@ -207,8 +207,14 @@ T load(const void* global) {
 inline uint32_t load_once_4(const void* global) { return ptx_detail::load<uint32_t>(global); }
 
 inline void barrier_sync(int id, int threads) { emulator::block_barrier("barrier_sync", id, threads, 0); }
-inline unsigned load_relaxed(const unsigned* global) { return *global; }
-inline void store_relaxed(unsigned* global, unsigned value) { *global = value; }
+inline uint64_t load_relaxed(const uint64_t* global) {
+  emulator::expect_aligned(global, sizeof(uint64_t), "load_relaxed");
+  return *global;
+}
+inline void store_relaxed(uint64_t* global, uint64_t value) {
+  emulator::expect_aligned(global, sizeof(uint64_t), "store_relaxed");
+  *global = value;
+}
 inline void grid_dependency_wait() {}
 inline void grid_dependency_launch() {}
 
