@@ -89,10 +89,11 @@ class OwnRanks {
   const float* row_;
 };
 
-// Queues the copies of the entries, two in a piece, by one warp; they belong to its next group.
+// Entries are copied in pieces of two.
 __device__ __forceinline__ int entry_pieces(const FewTokenParams& p, const FewTokenSmallPlan& plan) {
   return p.member_count * p.tokens * plan.rank_slots / 2;
 }
+// Queues the copies of the entries, by one warp; they belong to its next group.
 __device__ __forceinline__ void fetch_u(const FewTokenParams& p, const FewTokenSmallPlan& plan,
                                         unsigned char* shared) {
 #pragma unroll 1
@@ -164,8 +165,8 @@ __device__ __forceinline__ float lora_term(const FewTokenMember& member, int row
   for (int r = vectors; r < member.rank; ++r) sum = fmaf(b[r], u[r], sum);
   return member.lora_scale * sum;
 }
-// The same with the rows of B that thread and plan.lora_b have of its first outputs: of gate (j = 0) and up
-// where there are both, `together` 2.
+// The same with the rows of B that the block has copied for the thread's first output: of gate (j = 0) or up
+// where there are both (together = 2).
 __device__ __forceinline__ float lora_term_of_copies(const FewTokenSmallPlan& plan,
                                                      const FewTokenMember& member, int together, int j,
                                                      const unsigned char* shared, const float* u) {
