@@ -1,4 +1,4 @@
-// Counters by which the blocks of a launch find out which of them comes last.
+// Numbers by which the blocks of a launch find out which of them comes last, or what the others have made.
 #pragma once
 
 #include <cstddef>
@@ -8,21 +8,21 @@
 
 namespace onggi::cuda {
 
-// kCount counters in the device's memory, a set for each stream and Owner; 0 between launches, which leave
-// them as they find them. Made at the first use, which must not be while recording.
-template <typename Owner, size_t kCount>
-unsigned* arrivals(CudaStream& stream) {
+// kCount numbers in the device's memory, a set for each stream and Owner; 0 at first. Launches leave counters
+// as they find them. Made at the first use, which must not be while recording.
+template <typename Owner, size_t kCount, typename T = unsigned>
+T* arrivals(CudaStream& stream) {
   struct Counters {
     Buffer memory;
   };
   return stream
       .attachment<Counters>([&] {
         auto made = std::make_shared<Counters>();
-        made->memory = stream.allocate(kCount * sizeof(unsigned));
+        made->memory = stream.allocate(kCount * sizeof(T));
         stream.fill_zero(made->memory.data(), made->memory.bytes());
         return made;
       })
-      .memory.template as<unsigned>();
+      .memory.template as<T>();
 }
 
 }  // namespace onggi::cuda

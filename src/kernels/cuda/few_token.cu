@@ -172,7 +172,6 @@ class Launch {
   }
   bool needs_operands() const { return kernel_ != Kernel::kSmall || small_.has_operands; }
   bool needs(Operands operands) const {
-    if (!needs_operands()) return false;
     for (int i = 0; i < p_.run_count; ++i)
       if (operands_of(p_.runs[i].dtype) == operands) return true;
     return false;

@@ -200,8 +200,7 @@ void launch_few_token_small(CudaStream& stream, const FewTokenParams& p, const F
   if (plan.has_operands) return launch_few_token_8(stream, p, plan, shape);
   if (plan.rank_slots == 0) return launch_few_token_2(stream, p, plan, shape);
   FewTokenSmallPlan adapted = plan;
-  // Zeros at first.
-  adapted.u_entries = reinterpret_cast<uint64_t*>(arrivals<FewTokenSmallPlan, 2 * (kMostU + 2)>(stream));
+  adapted.u_entries = arrivals<FewTokenSmallPlan, kMostU + 2, uint64_t>(stream);
   adapted.u_state = adapted.u_entries + kMostU;
   launch_few_token_2_adapted(stream, p, adapted, shape);
 }

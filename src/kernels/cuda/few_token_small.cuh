@@ -269,7 +269,7 @@ class OwnInput {
     if constexpr (kAdapted) load(ranks_.row(), of_a_);
   }
   // Pieces of 16 bytes from `eight` on, zeros beyond K: two eights of f32, or as many of bf16 as there are
-  // pieces. NF4 has fewer registers.
+  // pieces. Fewer for NF4, from when it had 96 registers.
   static constexpr int kPieces = std::is_same_v<Weights, Nf4Weights> ? 4 : 6;
   struct Pieces {
     uint4 of[kPieces];
